@@ -1,0 +1,74 @@
+"""The autoencoder that takes images to latents and back (Rombach et al., arXiv:2112.10752)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm.modules.diffusionmodules.model import Decoder, Encoder
+from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
+
+
+class AutoencoderKL(nn.Module):
+    """Encoder, posterior and decoder.
+
+    Args:
+        ddconfig: Architecture, the arguments of `Encoder` and `Decoder`.
+        embed_dim: Channels of the latent.
+        lossconfig: Accepted for the sake of published configs; `reconstruction_loss` is the loss there is.
+        monitor: Likewise.
+        image_key: Likewise.
+    """
+
+    def __init__(
+        self,
+        ddconfig: Mapping[str, Any],
+        embed_dim: int,
+        lossconfig: Mapping[str, Any] | None = None,
+        monitor: str | None = None,
+        image_key: str = "image",
+    ):
+        super().__init__()
+        shared = {k: v for k, v in ddconfig.items() if k not in ("out_ch", "in_channels", "double_z")}
+        self.encoder = Encoder(in_channels=ddconfig["in_channels"], **shared)
+        self.decoder = Decoder(out_ch=ddconfig["out_ch"], **shared)
+        self.quant_conv = nn.Conv2d(2 * ddconfig["z_channels"], 2 * embed_dim, 1)
+        self.post_quant_conv = nn.Conv2d(embed_dim, ddconfig["z_channels"], 1)
+        self.downsampling = 2 ** (len(ddconfig["ch_mult"]) - 1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.post_quant_conv.weight.dtype
+
+    def encode(self, pixels: Tensor) -> DiagonalGaussianDistribution:
+        """The posterior over latents of `pixels`, (b, 3, H, W) in [-1, 1]; latents are not scaled here.
+
+        Raises:
+            ValueError: If a side is no multiple of the downsampling factor.
+        """
+        if any(side % self.downsampling for side in pixels.shape[-2:]):
+            raise ValueError(f"image sides must be multiples of {self.downsampling}, got {tuple(pixels.shape[-2:])}")
+        return DiagonalGaussianDistribution(self.quant_conv(self.encoder(pixels.to(self.dtype))))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Pixels (b, 3, H, W) around [-1, 1] of unscaled latents `z` (b, embed_dim, h, w)."""
+        return self.decoder(self.post_quant_conv(z.to(self.dtype)))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, DiagonalGaussianDistribution]:
+        """Reconstruction from a sample of the posterior, and the posterior."""
+        posterior = self.encode(pixels)
+        return self.decode(posterior.sample()), posterior
+
+
+def reconstruction_loss(
+    pixels: Tensor, reconstruction: Tensor, posterior: DiagonalGaussianDistribution, kl_weight: float = 1e-6
+) -> Tensor:
+    """Mean absolute plus mean squared error, and the posterior's divergence per pixel; a scalar.
+
+    The absolute error keeps edges sharp, the squared one is what PSNR measures. It has neither perceptual nor
+    adversarial part: enough for the miniature's flat shapes, not for photographs.
+    """
+    error = F.l1_loss(reconstruction, pixels) + F.mse_loss(reconstruction, pixels)
+    return error + kl_weight * posterior.kl().mean() / pixels[0].numel()

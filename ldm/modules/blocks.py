@@ -1,0 +1,27 @@
+"""Small blocks that the U-Net and the autoencoder share."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+def zeroed(module: nn.Module) -> nn.Module:
+    """The same module with all parameters zero, so that at first it adds nothing."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def run(block: Callable[..., Tensor], *inputs: Tensor, recompute: bool) -> Tensor:
+    """Apply `block`; with `recompute`, its activations are computed anew in the backward pass instead of kept."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(block, *inputs, use_reentrant=False)
+    return block(*inputs)
+
+
+def upsample_nearest(x: Tensor) -> Tensor:
+    """Double height and width."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
