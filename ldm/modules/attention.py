@@ -1,0 +1,176 @@
+"""Transformer blocks of the U-Net (Rombach et al., arXiv:2112.10752, appendix E.2.1)."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ldm.modules.blocks import run, zeroed
+
+_NORM_EPS = 1e-6  # of the group normalisation before a transformer; the residual blocks use 1e-5
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of `x` to `context`, or to itself without one.
+
+    Args:
+        query_dim: Channels of `x` and of the output.
+        context_dim: Channels of `context`; None for self-attention.
+        heads: Number of heads.
+        dim_head: Channels of each head.
+        dropout: Probability after the output projection.
+        upcast_attention: Whether float16 inputs attend in float32: the logits of Stable Diffusion 2.1 overflow in
+            half precision.
+    """
+
+    def __init__(
+        self,
+        query_dim: int,
+        context_dim: int | None = None,
+        heads: int = 8,
+        dim_head: int = 64,
+        dropout: float = 0.0,
+        upcast_attention: bool = False,
+    ):
+        super().__init__()
+        inner = heads * dim_head
+        self.heads = heads
+        self.upcast_attention = upcast_attention
+        self.to_q = nn.Linear(query_dim, inner, bias=False)
+        self.to_k = nn.Linear(context_dim or query_dim, inner, bias=False)
+        self.to_v = nn.Linear(context_dim or query_dim, inner, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(inner, query_dim), nn.Dropout(dropout))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Attend from `x` (b, n, query_dim) to `context` (b, m, context_dim); returns the shape of `x`."""
+        context = x if context is None else context
+        q, k, v = (
+            rearrange(project, "b n (heads c) -> b heads n c", heads=self.heads)
+            for project in (self.to_q(x), self.to_k(context), self.to_v(context))
+        )
+        if self.upcast_attention and q.dtype == torch.float16:
+            with torch.autocast(q.device.type, enabled=False):
+                attended = F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(v.dtype)
+        else:
+            attended = F.scaled_dot_product_attention(q, k, v)
+        return self.to_out(rearrange(attended, "b heads n c -> b n (heads c)"))
+
+
+class GEGLU(nn.Module):
+    """A linear layer gated by the GELU of another (Shazeer, arXiv:2002.05202)."""
+
+    def __init__(self, dim_in: int, dim_out: int):
+        super().__init__()
+        self.proj = nn.Linear(dim_in, 2 * dim_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """Two layers, four times as wide between them."""
+
+    def __init__(self, dim: int, dropout: float = 0.0, mult: int = 4):
+        super().__init__()
+        self.net = nn.Sequential(GEGLU(dim, mult * dim), nn.Dropout(dropout), nn.Linear(mult * dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class BasicTransformerBlock(nn.Module):
+    """Self-attention, attention to the prompt and feed-forward, each normalised before and added to its input."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        dim_head: int,
+        context_dim: int,
+        dropout: float = 0.0,
+        use_checkpoint: bool = False,
+        upcast_attention: bool = False,
+        disable_self_attn: bool = False,
+    ):
+        super().__init__()
+        first_context = context_dim if disable_self_attn else None
+        self.attn1 = CrossAttention(dim, first_context, heads, dim_head, dropout, upcast_attention)
+        self.ff = FeedForward(dim, dropout)
+        self.attn2 = CrossAttention(dim, context_dim, heads, dim_head, dropout, upcast_attention)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.disable_self_attn = disable_self_attn
+        self.use_checkpoint = use_checkpoint
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        return run(self._forward, x, context, recompute=self.use_checkpoint)
+
+    def _forward(self, x: Tensor, context: Tensor) -> Tensor:
+        x = x + self.attn1(self.norm1(x), context if self.disable_self_attn else None)
+        x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over all positions of a feature map, added to it.
+
+    Args:
+        in_channels: Of the feature map; `heads * dim_head` inside.
+        heads: Number of heads.
+        dim_head: Channels of each head.
+        depth: Number of blocks.
+        context_dim: Channels of the prompt's tokens.
+        dropout: Probability in the blocks.
+        disable_self_attn: Attend to the prompt twice instead.
+        use_linear: Project in and out by linear layers, as Stable Diffusion 2, instead of 1x1 convolutions.
+        use_checkpoint: Recompute activations in the backward pass.
+        num_groups: Of the group normalisation.
+        upcast_attention: See `CrossAttention`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        heads: int,
+        dim_head: int,
+        depth: int = 1,
+        *,
+        context_dim: int,
+        dropout: float = 0.0,
+        disable_self_attn: bool = False,
+        use_linear: bool = False,
+        use_checkpoint: bool = False,
+        num_groups: int = 32,
+        upcast_attention: bool = False,
+    ):
+        super().__init__()
+        inner = heads * dim_head
+        self.use_linear = use_linear
+        self.norm = nn.GroupNorm(num_groups, in_channels, _NORM_EPS)
+        self.proj_in = nn.Linear(in_channels, inner) if use_linear else nn.Conv2d(in_channels, inner, 1)
+        self.transformer_blocks = nn.ModuleList(
+            BasicTransformerBlock(
+                inner, heads, dim_head, context_dim, dropout, use_checkpoint, upcast_attention, disable_self_attn
+            )
+            for _ in range(depth)
+        )
+        self.proj_out = zeroed(nn.Linear(inner, in_channels) if use_linear else nn.Conv2d(inner, in_channels, 1))
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """Transform `x` (b, c, h, w) with the prompt's tokens `context` (b, n, context_dim)."""
+        h = self.norm(x)
+        if not self.use_linear:
+            h = self.proj_in(h)
+        h = rearrange(h, "b c h w -> b (h w) c").contiguous()
+        if self.use_linear:
+            h = self.proj_in(h)
+        for block in self.transformer_blocks:
+            h = block(h, context)
+        if self.use_linear:
+            h = self.proj_out(h)
+        h = rearrange(h, "b (h w) c -> b c h w", h=x.shape[2]).contiguous()
+        if not self.use_linear:
+            h = self.proj_out(h)
+        return x + h

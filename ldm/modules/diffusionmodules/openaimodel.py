@@ -1,0 +1,204 @@
+"""The denoising U-Net of Stable Diffusion: the encoder half that ControlNet copies, and the whole."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ldm.modules.attention import SpatialTransformer
+from ldm.modules.blocks import zeroed
+from ldm.modules.diffusionmodules.resblock import Downsample, ResBlock, TimestepEmbedSequential, Upsample
+from ldm.modules.diffusionmodules.util import timestep_embedding
+
+
+class UNetEncoder(nn.Module):
+    """Time embedding, input blocks and middle block.
+
+    Args:
+        in_channels: Of the latent.
+        model_channels: At full resolution.
+        num_res_blocks: At each resolution.
+        attention_resolutions: Downsampling factors at which a transformer follows each residual block.
+        channel_mult: Channels of each resolution, as multiples of `model_channels`.
+        context_dim: Channels of the prompt's tokens.
+        num_heads: Of every attention; or give `num_head_channels`.
+        num_head_channels: Channels of each head, whose number then grows with the channels.
+        transformer_depth: Blocks of each transformer.
+        use_linear_in_transformer: As in Stable Diffusion 2; see `SpatialTransformer`.
+        use_checkpoint: Recompute activations in the backward pass: less memory, more time.
+        dropout: Probability in the residual blocks.
+        num_groups: Of every group normalisation.
+        upcast_attention: Attend in float32 when the network is float16; by default where
+            `use_linear_in_transformer` tells a Stable Diffusion 2.
+        use_spatial_transformer: Must be true; a U-Net without a prompt is not provided.
+        image_size: Accepted for the sake of published configs, without effect, as are `legacy` and `use_fp16`.
+        legacy: See `image_size`.
+        use_fp16: See `image_size`.
+
+    Raises:
+        ValueError: If neither or both of `num_heads` and `num_head_channels` are given, or there is no prompt.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        model_channels: int,
+        num_res_blocks: int,
+        attention_resolutions: Sequence[int],
+        channel_mult: Sequence[int] = (1, 2, 4, 8),
+        context_dim: int | None = None,
+        num_heads: int = -1,
+        num_head_channels: int = -1,
+        transformer_depth: int = 1,
+        use_linear_in_transformer: bool = False,
+        use_checkpoint: bool = False,
+        dropout: float = 0.0,
+        num_groups: int = 32,
+        upcast_attention: bool | None = None,
+        use_spatial_transformer: bool = True,
+        image_size: int | None = None,
+        legacy: bool = False,
+        use_fp16: bool = False,
+    ):
+        super().__init__()
+        if not use_spatial_transformer or context_dim is None:
+            raise ValueError(
+                "expected use_spatial_transformer: true and context_dim (the text encoder's width), "
+                f"got {use_spatial_transformer} and {context_dim}"
+            )
+        if (num_heads == -1) == (num_head_channels == -1):
+            raise ValueError(f"give one of num_heads and num_head_channels, got {num_heads} and {num_head_channels}")
+        self.in_channels = in_channels
+        self.model_channels = model_channels
+        emb_channels = 4 * model_channels
+        if upcast_attention is None:
+            upcast_attention = use_linear_in_transformer
+
+        def resblock(channels: int, out_channels: int) -> ResBlock:
+            return ResBlock(channels, emb_channels, dropout, out_channels, use_checkpoint, num_groups)
+
+        def transformer(channels: int) -> SpatialTransformer:
+            heads = num_heads if num_head_channels == -1 else channels // num_head_channels
+            return SpatialTransformer(
+                channels,
+                heads,
+                channels // heads,
+                transformer_depth,
+                context_dim=context_dim,
+                use_linear=use_linear_in_transformer,
+                use_checkpoint=use_checkpoint,
+                num_groups=num_groups,
+                upcast_attention=upcast_attention,
+            )
+
+        self.time_embed = nn.Sequential(
+            nn.Linear(model_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
+        )
+        stem = nn.Conv2d(in_channels, model_channels, 3, padding=1)
+        self.input_blocks = nn.ModuleList([TimestepEmbedSequential(stem)])
+        self.skip_channels = [model_channels]
+        channels, factor = model_channels, 1
+        for level, mult in enumerate(channel_mult):
+            for _ in range(num_res_blocks):
+                layers: list[nn.Module] = [resblock(channels, mult * model_channels)]
+                channels = mult * model_channels
+                if factor in attention_resolutions:
+                    layers.append(transformer(channels))
+                self.input_blocks.append(TimestepEmbedSequential(*layers))
+                self.skip_channels.append(channels)
+            if level != len(channel_mult) - 1:
+                self.input_blocks.append(TimestepEmbedSequential(Downsample(channels)))
+                self.skip_channels.append(channels)
+                factor *= 2
+        self.middle_block = TimestepEmbedSequential(
+            resblock(channels, channels), transformer(channels), resblock(channels, channels)
+        )
+        self.middle_channels = channels
+        self.downsampling = factor
+        self._resblock, self._transformer = resblock, transformer
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' precision, in which the network computes outside autocast."""
+        return self.time_embed[0].weight.dtype
+
+    def embed(self, timesteps: Tensor) -> Tensor:
+        """Time embedding (b, 4 * model_channels) of `timesteps` (b,)."""
+        return self.time_embed(timestep_embedding(timesteps, self.model_channels).to(self.dtype))
+
+    def encode(self, x: Tensor, emb: Tensor, context: Tensor, guided_hint: Tensor | None = None) -> Iterator[Tensor]:
+        """Outputs of every input block in order, then of the middle block.
+
+        `guided_hint`, an encoded control image of the first output's shape, is added to that output.
+
+        Raises:
+            ValueError: If the latent's sides cannot be halved as often as the network does.
+        """
+        if any(side % self.downsampling for side in x.shape[-2:]):
+            raise ValueError(
+                f"a latent's sides must be multiples of {self.downsampling} (an image's of {8 * self.downsampling}), "
+                f"got {tuple(x.shape[-2:])}"
+            )
+        h = x
+        for index, block in enumerate(self.input_blocks):
+            h = block(h, emb, context)
+            if index == 0 and guided_hint is not None:
+                h = h + guided_hint
+            yield h
+        yield self.middle_block(h, emb, context)
+
+
+class UNetModel(UNetEncoder):
+    """The whole denoiser: `UNetEncoder` and a decoder fed by its skips.
+
+    Args:
+        out_channels: Of the prediction.
+        encoder: The arguments of `UNetEncoder`.
+    """
+
+    def __init__(self, *, out_channels: int, **encoder):
+        super().__init__(**encoder)
+        self.out_channels = out_channels
+        skips = list(self.skip_channels)
+        channels = self.middle_channels
+        mult = encoder.get("channel_mult", (1, 2, 4, 8))
+        factor = self.downsampling
+        self.output_blocks = nn.ModuleList()
+        for level in reversed(range(len(mult))):
+            for index in range(encoder["num_res_blocks"] + 1):
+                layers: list[nn.Module] = [self._resblock(channels + skips.pop(), mult[level] * self.model_channels)]
+                channels = mult[level] * self.model_channels
+                if factor in encoder["attention_resolutions"]:
+                    layers.append(self._transformer(channels))
+                if level and index == encoder["num_res_blocks"]:
+                    layers.append(Upsample(channels))
+                    factor //= 2
+                self.output_blocks.append(TimestepEmbedSequential(*layers))
+        self.out = nn.Sequential(
+            nn.GroupNorm(encoder.get("num_groups", 32), channels),
+            nn.SiLU(),
+            zeroed(nn.Conv2d(channels, out_channels, 3, padding=1)),
+        )
+
+    def decode(self, h: Tensor, skips: Sequence[Tensor], emb: Tensor, context: Tensor) -> Tensor:
+        """The prediction, from the middle block's output `h` and the input blocks' outputs `skips`, in their order."""
+        for block, skip in zip(self.output_blocks, reversed(skips), strict=True):
+            h = block(torch.cat([h, skip], dim=1), emb, context)
+        return self.out(h)
+
+    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        """Predict from a noisy latent.
+
+        Args:
+            x: Noisy latent, (b, in_channels, h, w).
+            timesteps: (b,), 0 to 999.
+            context: Tokens of the prompt, (b, n, context_dim).
+
+        Returns:
+            Predicted noise or velocity, (b, out_channels, h, w), in the precision of `x`.
+        """
+        context = context.to(self.dtype)
+        emb = self.embed(timesteps)
+        *skips, h = self.encode(x.to(self.dtype), emb, context)
+        return self.decode(h, skips, emb, context).to(x.dtype)
