@@ -59,7 +59,20 @@ def _heart() -> np.ndarray:
 
 def _cross(arm: float = 0.36) -> np.ndarray:
     a = arm
-    points = [(-a, -1), (a, -1), (a, -a), (1, -a), (1, a), (a, a), (a, 1), (-a, 1), (-a, a), (-1, a), (-1, -a), (-a, -a)]
+    points = [
+        (-a, -1),
+        (a, -1),
+        (a, -a),
+        (1, -a),
+        (1, a),
+        (a, a),
+        (a, 1),
+        (-a, 1),
+        (-a, a),
+        (-1, a),
+        (-1, -a),
+        (-a, -a),
+    ]
     return np.array(points) / np.hypot(1, arm)
 
 

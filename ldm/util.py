@@ -51,5 +51,7 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} cannot be used here: {error}; use auto, cpu, cuda, cuda:N or mps") from error
+        raise ValueError(
+            f"device {device!r} cannot be used here: {error}; use auto, cpu, cuda, cuda:N or mps"
+        ) from error
     return chosen

@@ -53,7 +53,9 @@ def fill(name: str, shape: tuple[int, ...], salt: str = "open") -> Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.float32).reshape(shape))
 
 
-def filled_state_dict(names: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], salt: str = "open") -> dict[str, Tensor]:
+def filled_state_dict(
+    names: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], salt: str = "open"
+) -> dict[str, Tensor]:
     """A state dict for published `names`, without the top-level schedule buffers."""
     state = {}
     for name, (dtype, shape) in names.items():

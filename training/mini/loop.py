@@ -85,7 +85,9 @@ def train(
     if state_file.exists():
         saved = torch.load(state_file, weights_only=True)
         if saved["plan"] != asdict(plan):
-            raise ValueError(f"{state_file} was made with {saved['plan']}, not {asdict(plan)}; move it away to start anew")
+            raise ValueError(
+                f"{state_file} was made with {saved['plan']}, not {asdict(plan)}; move it away to start anew"
+            )
         network.load_state_dict(saved["network"])
         average.load_state_dict(saved["average"])
         optimizer.load_state_dict(saved["optimizer"])

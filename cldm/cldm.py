@@ -1,0 +1,275 @@
+"""ControlNet (Zhang, Rao & Agrawala, arXiv:2302.05543) around a latent diffusion model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from ldm.models.diffusion.ddim import DDIMSampler
+from ldm.models.diffusion.ddpm import Batch, LatentDiffusion
+from ldm.modules.blocks import zeroed
+from ldm.modules.diffusionmodules.openaimodel import UNetEncoder, UNetModel
+from ldm.modules.diffusionmodules.resblock import TimestepEmbedSequential
+from ldm.util import choose_device, instantiate_from_config
+
+_HINT_CHANNELS = ((16, 1), (16, 1), (32, 2), (32, 1), (96, 2), (96, 1), (256, 2))
+"""Output channels and stride of the hint encoder's convolutions before the zero one; the paper's section 3.3
+describes a shorter one, published weights have this."""
+
+
+def _hint_encoder(hint_channels: int, out_channels: int) -> TimestepEmbedSequential:
+    layers: list[nn.Module] = []
+    channels = hint_channels
+    for width, stride in _HINT_CHANNELS:
+        layers += [nn.Conv2d(channels, width, 3, stride=stride, padding=1), nn.SiLU()]
+        channels = width
+    return TimestepEmbedSequential(*layers, zeroed(nn.Conv2d(channels, out_channels, 3, padding=1)))
+
+
+class ControlNet(UNetEncoder):
+    """A trainable copy of the U-Net's encoder that sees a control image.
+
+    Args:
+        hint_channels: Of the control image.
+        encoder: The arguments of `UNetEncoder`, the same as the U-Net's.
+    """
+
+    def __init__(self, *, hint_channels: int, **encoder: Any):
+        super().__init__(**encoder)
+        self.hint_channels = hint_channels
+        self.input_hint_block = _hint_encoder(hint_channels, self.model_channels)
+        self.zero_convs = nn.ModuleList(
+            TimestepEmbedSequential(zeroed(nn.Conv2d(channels, channels, 1))) for channels in self.skip_channels
+        )
+        self.middle_block_out = TimestepEmbedSequential(
+            zeroed(nn.Conv2d(self.middle_channels, self.middle_channels, 1))
+        )
+
+    @property
+    def num_connections(self) -> int:
+        """Outputs: one for each input block and one for the middle block; 13 in Stable Diffusion."""
+        return len(self.zero_convs) + 1
+
+    def encode_hint(self, hint: Tensor) -> Tensor:
+        """Features (b, model_channels, h, w) of a control image, the same at every time step.
+
+        Args:
+            hint: (b, hint_channels, H, W) in [0, 1], eight times as high and wide as the latent.
+
+        Raises:
+            ValueError: If the number of channels is another.
+        """
+        if hint.ndim != 4 or hint.shape[1] != self.hint_channels:
+            raise ValueError(f"hint must be (b, {self.hint_channels}, H, W), got {tuple(hint.shape)}")
+        h = hint.to(self.dtype)
+        for layer in self.input_hint_block:
+            h = layer(h)
+        return h
+
+    def forward(
+        self, x: Tensor, hint: Tensor | None, timesteps: Tensor, context: Tensor, guided_hint: Tensor | None = None
+    ) -> list[Tensor]:
+        """What is to be added to the locked U-Net's skips and to its middle block's output.
+
+        Args:
+            x: Noisy latent, (b, in_channels, h, w).
+            hint: Control image, (b, hint_channels, 8h, 8w) in [0, 1]; not needed with `guided_hint`.
+            timesteps: (b,).
+            context: Tokens of the prompt, (b, n, context_dim).
+            guided_hint: The control image's features if `encode_hint` has run already.
+
+        Returns:
+            `num_connections` tensors, the input blocks' in their order, then the middle block's.
+
+        Raises:
+            ValueError: If the control image is not eight times as large as the latent.
+        """
+        if guided_hint is None:
+            if hint is None:
+                raise ValueError("a ControlNet needs hint or guided_hint, got neither")
+            guided_hint = self.encode_hint(hint)
+        if guided_hint.shape[-2:] != x.shape[-2:]:
+            height, width = x.shape[-2:]
+            given = "features of another size" if hint is None else f"{tuple(hint.shape[-2:])}"
+            raise ValueError(f"hint must be {(8 * height, 8 * width)} for a latent of {(height, width)}, got {given}")
+        context = context.to(self.dtype)
+        emb = self.embed(timesteps)
+        outputs = self.encode(x.to(self.dtype), emb, context, guided_hint)
+        zero_convs = [*self.zero_convs, self.middle_block_out]
+        return [zero_conv(h, emb, context) for zero_conv, h in zip(zero_convs, outputs, strict=True)]
+
+
+class ControlledUnetModel(UNetModel):
+    """The U-Net with its encoder locked and its decoder open to a ControlNet's outputs."""
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        control: Sequence[Tensor] | None = None,
+        only_mid_control: bool = False,
+    ) -> Tensor:
+        """Predict from a noisy latent; see `UNetModel.forward`.
+
+        Args:
+            x: Noisy latent, (b, in_channels, h, w).
+            timesteps: (b,).
+            context: Tokens of the prompt, (b, n, context_dim).
+            control: A ControlNet's outputs; None for the plain U-Net.
+            only_mid_control: Use the last of them alone.
+
+        Raises:
+            ValueError: If there are more or fewer outputs than the U-Net has connections.
+        """
+        context = context.to(self.dtype)
+        with torch.no_grad():
+            emb = self.embed(timesteps)
+            *skips, h = self.encode(x.to(self.dtype), emb, context)
+        if control is not None:
+            if len(control) != len(skips) + 1:
+                raise ValueError(f"control must have {len(skips) + 1} tensors, got {len(control)}")
+            *added, middle = control
+            h = h + middle
+            if not only_mid_control:
+                skips = [skip + c for skip, c in zip(skips, added, strict=True)]
+        return self.decode(h, skips, emb, context).to(x.dtype)
+
+
+class ControlLDM(LatentDiffusion):
+    """A latent diffusion model with a ControlNet.
+
+    Attributes that users' scripts set: `learning_rate`, `sd_locked` (False trains the U-Net's decoder too),
+    `only_mid_control`, and `control_scales`, the connections' weights where a condition brings none.
+
+    Args:
+        control_stage_config: Target and parameters of the ControlNet.
+        control_key: Of a batch's control images.
+        only_mid_control: Use the middle block's connection alone.
+        latent_diffusion: The arguments of `LatentDiffusion`.
+    """
+
+    def __init__(
+        self,
+        control_stage_config: Mapping[str, Any],
+        control_key: str,
+        only_mid_control: bool = False,
+        **latent_diffusion: Any,
+    ):
+        super().__init__(**latent_diffusion)
+        self.control_model = instantiate_from_config(control_stage_config)
+        self.control_key = control_key
+        self.only_mid_control = only_mid_control
+        self.sd_locked = True
+        self.control_scales = [1.0] * self.control_model.num_connections
+
+    def get_input(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
+        """Scaled latents and the condition of a batch, with the control images (b, H, W, c) in [0, 1]."""
+        z, cond = super().get_input(batch)
+        hint = rearrange(batch[self.control_key], "b h w c -> b c h w").to(self.device)
+        return z, {**cond, "c_concat": [hint.contiguous()]}
+
+    def prepare_condition(self, cond: Mapping[str, Any]) -> dict[str, Any]:
+        """The same condition with its control image already encoded, for use at many time steps."""
+        if not cond.get("c_concat") or "guided_hint" in cond:
+            return dict(cond)
+        hint = self.control_model.encode_hint(torch.cat(cond["c_concat"], dim=1))
+        return {**cond, "guided_hint": [hint]}
+
+    def apply_model(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
+        """The controlled U-Net's output.
+
+        Args:
+            x: Noisy latent, (b, c, h, w).
+            t: Time steps, (b,).
+            cond: "c_crossattn": [tokens (b, n, context_dim), ...]; "c_concat": [control images (b, c, H, W) in
+                [0, 1], ...], put together by channel, or None for no control; optionally "control_scales", a
+                weight for each connection.
+        """
+        context = torch.cat(cond["c_crossattn"], dim=1)
+        hints = cond.get("c_concat")
+        unet = self.model.diffusion_model
+        if not hints:
+            return unet(x, t, context, control=None)
+        guided_hint = cond["guided_hint"][0] if "guided_hint" in cond else None
+        control = self.control_model(x, torch.cat(hints, dim=1), t, context, guided_hint)
+        scales = cond.get("control_scales")
+        scales = self.control_scales if scales is None else scales
+        if len(scales) != len(control):
+            raise ValueError(f"control_scales must have {len(control)} weights, got {len(scales)}")
+        control = [c if scale == 1.0 else c * scale for c, scale in zip(control, scales, strict=True)]
+        return unet(x, t, context, control=control, only_mid_control=self.only_mid_control)
+
+    @torch.no_grad()
+    def get_unconditional_conditioning(self, count: int) -> Tensor:
+        """Tokens of `count` empty prompts."""
+        return self.get_learned_conditioning([""] * count)
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """The ControlNet's, and with `sd_locked` False the U-Net's decoder's; all others are locked in place."""
+        self.requires_grad_(False)
+        modules: list[nn.Module] = [self.control_model]
+        if not self.sd_locked:
+            modules += [self.model.diffusion_model.output_blocks, self.model.diffusion_model.out]
+        for module in modules:
+            module.requires_grad_(True)
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.trained_parameters(), lr=self.learning_rate)
+
+    @torch.no_grad()
+    def sample_log(self, cond: Mapping[str, Any], batch_size: int, ddim: bool = True, ddim_steps: int = 50, **kwargs):
+        """Latents drawn by DDIM for a condition with a control image; returns them and the way there."""
+        height, width = (side // 8 for side in cond["c_concat"][0].shape[-2:])
+        shape = (self.channels, height, width)
+        return DDIMSampler(self).sample(ddim_steps, batch_size, shape, cond, verbose=False, **kwargs)
+
+    @torch.no_grad()
+    def log_images(
+        self,
+        batch: Batch,
+        N: int = 4,
+        ddim_steps: int = 50,
+        ddim_eta: float = 0.0,
+        unconditional_guidance_scale: float = 9.0,
+        **accepted: Any,
+    ) -> dict[str, Any]:
+        """What the image log shows of a batch.
+
+        Returns:
+            "reconstruction", "samples_cfg_scale_..." (n, 3, H, W) in [-1, 1], "control" (n, c, H, W) likewise,
+            and "conditioning", the prompts.
+        """
+        few = {key: values[:N] for key, values in batch.items()}
+        z, cond = self.get_input(few)
+        uncond = {**cond, "c_crossattn": [self.get_unconditional_conditioning(len(z))]}
+        scale = unconditional_guidance_scale
+        samples, _ = self.sample_log(
+            cond,
+            len(z),
+            ddim_steps=ddim_steps,
+            eta=ddim_eta,
+            unconditional_guidance_scale=scale,
+            unconditional_conditioning=uncond,
+        )
+        return {
+            "reconstruction": self.decode_first_stage(z),
+            "control": cond["c_concat"][0] * 2 - 1,
+            "conditioning": list(few[self.cond_stage_key]),
+            f"samples_cfg_scale_{scale:.2f}": self.decode_first_stage(samples),
+        }
+
+    def low_vram_shift(self, is_diffusing: bool) -> None:
+        """Keep on the accelerator only what the next part of a generation needs.
+
+        Args:
+            is_diffusing: True before denoising; False before encoding prompts or decoding latents.
+        """
+        accelerator, rest = choose_device("auto"), torch.device("cpu")
+        for module in (self.model, self.control_model):
+            module.to(accelerator if is_diffusing else rest)
+        for module in (self.first_stage_model, self.cond_stage_model):
+            module.to(rest if is_diffusing else accelerator)

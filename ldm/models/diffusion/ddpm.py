@@ -1,0 +1,170 @@
+"""Latent diffusion on Lightning (Rombach et al., arXiv:2112.10752)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ldm.models.diffusion.prediction import PARAMETERIZATIONS, add_noise, velocity
+from ldm.models.diffusion.schedule import make_beta_schedule, schedule_buffers
+from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
+from ldm.util import instantiate_from_config
+
+Batch = Mapping[str, Any]
+
+
+class DiffusionWrapper(nn.Module):
+    """Holds the U-Net under the name that published weights give it."""
+
+    def __init__(self, unet_config: Mapping[str, Any]):
+        super().__init__()
+        self.diffusion_model = instantiate_from_config(unet_config)
+
+
+class LatentDiffusion(pl.LightningModule):
+    """Autoencoder, text encoder and U-Net; trained to predict noise or velocity in the latent space.
+
+    Args:
+        unet_config: Target and parameters of the U-Net.
+        first_stage_config: Of the autoencoder, which is never trained here.
+        cond_stage_config: Of the text encoder.
+        linear_start: First variance of the noise schedule.
+        linear_end: Last variance.
+        timesteps: Number of time steps.
+        beta_schedule: See `make_beta_schedule`.
+        parameterization: "eps" or "v".
+        first_stage_key: Of a batch's images.
+        cond_stage_key: Of a batch's prompts.
+        image_size: Side of the latents that the model was trained on.
+        channels: Of the latents.
+        scale_factor: Latents are the autoencoder's times this.
+        cond_stage_trainable: Must be false: the text encoder stays frozen.
+        conditioning_key: Must be "crossattn".
+        accepted: Other keys of published configs, without effect.
+
+    Raises:
+        ValueError: If a parameter asks for what there is not.
+    """
+
+    def __init__(
+        self,
+        unet_config: Mapping[str, Any],
+        first_stage_config: Mapping[str, Any],
+        cond_stage_config: Mapping[str, Any],
+        *,
+        linear_start: float = 1e-4,
+        linear_end: float = 2e-2,
+        timesteps: int = 1000,
+        beta_schedule: str = "linear",
+        parameterization: str = "eps",
+        first_stage_key: str = "image",
+        cond_stage_key: str = "caption",
+        image_size: int = 64,
+        channels: int = 4,
+        scale_factor: float = 1.0,
+        cond_stage_trainable: bool = False,
+        conditioning_key: str = "crossattn",
+        **accepted: Any,
+    ):
+        super().__init__()
+        if parameterization not in PARAMETERIZATIONS:
+            raise ValueError(f"parameterization must be one of {PARAMETERIZATIONS}, got {parameterization!r}")
+        if conditioning_key != "crossattn" or cond_stage_trainable:
+            raise ValueError(
+                "expected conditioning_key: crossattn and cond_stage_trainable: false, "
+                f"got {conditioning_key!r} and {cond_stage_trainable}"
+            )
+        self.parameterization = parameterization
+        self.first_stage_key = first_stage_key
+        self.cond_stage_key = cond_stage_key
+        self.image_size = image_size
+        self.channels = channels
+        self.scale_factor = scale_factor
+        self.num_timesteps = timesteps
+        self.learning_rate = 1e-5
+        for name, values in schedule_buffers(
+            make_beta_schedule(beta_schedule, timesteps, linear_start, linear_end)
+        ).items():
+            self.register_buffer(name, values)
+        self.model = DiffusionWrapper(unet_config)
+        self.first_stage_model = instantiate_from_config(first_stage_config).eval().requires_grad_(False)
+        self.cond_stage_model = instantiate_from_config(cond_stage_config).eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "LatentDiffusion":
+        """Switch between training and evaluation; autoencoder and text encoder always stay in evaluation."""
+        super().train(mode)
+        self.first_stage_model.eval()
+        self.cond_stage_model.eval()
+        return self
+
+    @torch.no_grad()
+    def get_learned_conditioning(self, prompts: Sequence[str]) -> Tensor:
+        """Tokens of the prompts, (b, n, context_dim)."""
+        return self.cond_stage_model(prompts)
+
+    @torch.no_grad()
+    def encode_first_stage(self, pixels: Tensor) -> DiagonalGaussianDistribution:
+        """The posterior over unscaled latents of `pixels`, (b, 3, H, W) in [-1, 1]."""
+        return self.first_stage_model.encode(pixels)
+
+    def get_first_stage_encoding(self, posterior: DiagonalGaussianDistribution | Tensor) -> Tensor:
+        """Scaled latents: a sample of the posterior, or the given unscaled latents."""
+        z = posterior if isinstance(posterior, Tensor) else posterior.sample()
+        return self.scale_factor * z
+
+    @torch.no_grad()
+    def decode_first_stage(self, z: Tensor) -> Tensor:
+        """Pixels (b, 3, H, W) around [-1, 1] of scaled latents `z`."""
+        return self.first_stage_model.decode(z / self.scale_factor)
+
+    def get_input(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
+        """Scaled latents and the condition of a batch.
+
+        The batch has images (b, h, w, 3) in [-1, 1] under `first_stage_key`, and prompts under `cond_stage_key`.
+        """
+        pixels = rearrange(batch[self.first_stage_key], "b h w c -> b c h w").to(self.device)
+        z = self.get_first_stage_encoding(self.encode_first_stage(pixels)).float()
+        return z, {"c_crossattn": [self.get_learned_conditioning(batch[self.cond_stage_key])]}
+
+    def apply_model(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
+        """The U-Net's output at the noisy latent `x` (b, c, h, w), time step `t` (b,).
+
+        Args:
+            x: Noisy latent.
+            t: Time steps, 0 to `num_timesteps` - 1.
+            cond: {"c_crossattn": [tokens (b, n, context_dim), ...]}; several are put one after the other.
+        """
+        return self.model.diffusion_model(x, t, torch.cat(cond["c_crossattn"], dim=1))
+
+    def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """The noisy latent at time steps `t` (b,) of clean latent and noise, (b, c, h, w)."""
+        return add_noise(x_start, noise, self._abar(t))
+
+    def p_losses(self, x_start: Tensor, cond: Mapping[str, Any], t: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Mean squared error of the prediction over the batch, a scalar (arXiv:2006.11239, eq. (14))."""
+        noise = torch.randn_like(x_start) if noise is None else noise
+        output = self.apply_model(self.q_sample(x_start, t, noise), t, cond)
+        target = noise if self.parameterization == "eps" else velocity(x_start, noise, self._abar(t))
+        return F.mse_loss(output.float(), target)
+
+    def forward(self, z: Tensor, cond: Mapping[str, Any]) -> Tensor:
+        """The loss at time steps drawn uniformly."""
+        t = torch.randint(0, self.num_timesteps, (len(z),), device=z.device)
+        return self.p_losses(z, cond, t)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        z, cond = self.get_input(batch)
+        loss = self(z, cond)
+        self.log("train/loss_simple", loss, prog_bar=True, batch_size=len(z))
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return torch.optim.AdamW(trained, lr=self.learning_rate)
+
+    def _abar(self, t: Tensor) -> Tensor:
+        return self.alphas_cumprod[t][:, None, None, None]

@@ -1,0 +1,84 @@
+"""What a network predicts, and how predictions turn into one another and are guided.
+
+Notation: x is the noisy latent, z the clean one, eps the noise; x = sqrt(abar) z + sqrt(1 - abar) eps, and
+v = sqrt(abar) eps - sqrt(1 - abar) z (Salimans & Ho, arXiv:2202.00512, appendix D).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+Condition = Mapping[str, Any]
+PARAMETERIZATIONS = ("eps", "v")
+
+
+class Denoiser(Protocol):
+    """What a sampler needs of a model."""
+
+    parameterization: str
+    alphas_cumprod: Tensor
+
+    def apply_model(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor: ...
+
+
+def add_noise(z: Tensor, eps: Tensor, abar: Tensor) -> Tensor:
+    """The noisy latent x."""
+    return abar.sqrt() * z + (1 - abar).sqrt() * eps
+
+
+def velocity(z: Tensor, eps: Tensor, abar: Tensor) -> Tensor:
+    """The velocity v of clean latent and noise."""
+    return abar.sqrt() * eps - (1 - abar).sqrt() * z
+
+
+def eps_and_z(output: Tensor, x: Tensor, abar: Tensor, parameterization: str) -> tuple[Tensor, Tensor]:
+    """Noise and clean latent that a network's `output` at `x` stands for.
+
+    Raises:
+        ValueError: If the parameterization is neither "eps" nor "v".
+    """
+    if parameterization == "eps":
+        return output, (x - (1 - abar).sqrt() * output) / abar.sqrt()
+    if parameterization == "v":
+        return abar.sqrt() * output + (1 - abar).sqrt() * x, abar.sqrt() * x - (1 - abar).sqrt() * output
+    raise ValueError(f"parameterization must be one of {', '.join(PARAMETERIZATIONS)}, got {parameterization!r}")
+
+
+def guided_output(
+    model: Denoiser, x: Tensor, t: Tensor, cond: Condition, uncond: Condition | None = None, scale: float = 1.0
+) -> Tensor:
+    """The network's output moved away from the unconditional one (Ho & Salimans, arXiv:2207.12598, eq. (6)).
+
+    Both come from one pass wherever both conditions are made of the same parts; in guess mode, where the
+    unconditional one brings no hint, from two.
+    """
+    if uncond is None or scale == 1.0:
+        return model.apply_model(x, t, cond)
+    joined = join_conditions(uncond, cond)
+    if joined is None:
+        without, given = model.apply_model(x, t, uncond), model.apply_model(x, t, cond)
+    else:
+        without, given = model.apply_model(torch.cat([x, x]), torch.cat([t, t]), joined).chunk(2)
+    return without + scale * (given - without)
+
+
+def join_conditions(first: Condition, second: Condition) -> dict[str, Any] | None:
+    """One condition for a batch of both, or None where they differ in more than the values of tensors."""
+    if first.keys() != second.keys():
+        return None
+    joined = {}
+    for name, a in first.items():
+        b = second[name]
+        if _are_tensors(a) and _are_tensors(b) and [v.shape for v in a] == [v.shape for v in b]:
+            joined[name] = [torch.cat(pair) for pair in zip(a, b, strict=True)]
+        elif not _are_tensors(a) and not _are_tensors(b) and a == b:
+            joined[name] = a
+        else:
+            return None
+    return joined
+
+
+def _are_tensors(values: Any) -> bool:
+    return isinstance(values, list | tuple) and len(values) > 0 and all(isinstance(v, Tensor) for v in values)

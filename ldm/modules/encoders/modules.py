@@ -1,0 +1,184 @@
+"""The text encoders of Stable Diffusion 1 and 2, built from their configuration alone.
+
+CLIP: Radford et al., arXiv:2103.00020. OpenCLIP: Cherti et al., arXiv:2212.07143. Nothing is fetched: the
+byte-pair vocabulary of both ships inside the open-clip-torch package.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+VOCABULARY = 49408
+END_TOKEN = 49407
+
+
+@cache
+def _tokenizer() -> Any:
+    from open_clip.tokenizer import SimpleTokenizer  # imports much, so not before the first prompt
+
+    return SimpleTokenizer()
+
+
+def tokenize(texts: str | Sequence[str], max_length: int = 77, pad: int = 0) -> Tensor:
+    """Token ids with a start and an end token; longer texts are cut, shorter ones padded.
+
+    Args:
+        texts: Prompts.
+        max_length: Tokens of each row, start and end included.
+        pad: Id of the tokens after the end.
+
+    Returns:
+        int64, (number of texts, max_length).
+    """
+    ids = _tokenizer()([texts] if isinstance(texts, str) else list(texts), context_length=max_length)
+    after_end = torch.arange(max_length)[None] > ids.argmax(dim=1, keepdim=True)  # the end token has the largest id
+    return ids.masked_fill(after_end, pad)
+
+
+class _TextEncoder(nn.Module):
+    """What the two encoders share: a frozen network, texts in, tokens out."""
+
+    pad: int
+
+    def __init__(self, layer: str, max_length: int):
+        super().__init__()
+        if layer not in ("last", "penultimate"):
+            raise ValueError(f"layer must be last or penultimate, got {layer!r}")
+        self.clip_skip = 1 if layer == "last" else 2
+        self.max_length = max_length
+
+    def freeze(self) -> None:
+        self.eval().requires_grad_(False)
+
+    def forward(self, texts: str | Sequence[str], clip_skip: int | None = None) -> Tensor:
+        """Encode prompts.
+
+        Args:
+            texts: One or more prompts.
+            clip_skip: From which layer, counted from the end (1 is the last); by default the configured one.
+
+        Returns:
+            (number of texts, max_length, width).
+        """
+        ids = tokenize(texts, self.max_length, self.pad)
+        return self.encode_tokens(ids.to(next(self.parameters()).device), clip_skip or self.clip_skip)
+
+    def encode(self, texts: str | Sequence[str]) -> Tensor:
+        return self(texts)
+
+    def encode_tokens(self, ids: Tensor, clip_skip: int) -> Tensor:
+        """Encode token ids (b, n); see `forward`."""
+        raise TypeError(f"{type(self).__name__} does not say how it encodes tokens")
+
+
+class FrozenCLIPEmbedder(_TextEncoder):
+    """CLIP's text model, ViT-L/14's by default: the last layer after the final layer norm.
+
+    Args:
+        version: Accepted for the sake of published configs; only the model that it names is built.
+        device: Likewise; the encoder is made on the current device and moves with the whole model.
+        max_length: Tokens of a prompt.
+        freeze: Keep it out of training.
+        layer: "last" or "penultimate".
+        width: Channels of each token.
+        layers: Number of transformer layers.
+        heads: Attention heads of each.
+
+    Raises:
+        ValueError: If `version` names another model, or `layer` another layer.
+    """
+
+    pad = END_TOKEN
+
+    def __init__(
+        self,
+        version: str = "openai/clip-vit-large-patch14",
+        device: str | None = None,
+        max_length: int = 77,
+        freeze: bool = True,
+        layer: str = "last",
+        width: int = 768,
+        layers: int = 12,
+        heads: int = 12,
+    ):
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        super().__init__(layer, max_length)
+        if version != "openai/clip-vit-large-patch14":
+            raise ValueError(f"expected the text model openai/clip-vit-large-patch14, got {version!r}")
+        config = CLIPTextConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            max_position_embeddings=max_length,
+            hidden_act="quick_gelu",
+        )
+        text_model = CLIPTextModel(config)
+        text_model.embeddings.position_ids = None  # given at each call: as a buffer it would stay on the meta device
+        self.transformer = nn.ModuleDict({"text_model": text_model})  # the level that published names have
+        if freeze:
+            self.freeze()
+
+    def encode_tokens(self, ids: Tensor, clip_skip: int) -> Tensor:
+        text_model = self.transformer["text_model"]
+        positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        output = text_model(input_ids=ids, position_ids=positions, output_hidden_states=True)
+        return text_model.final_layer_norm(output.hidden_states[-clip_skip])
+
+
+class FrozenOpenCLIPEmbedder(_TextEncoder):
+    """OpenCLIP's text tower, ViT-H/14's by default, without the visual one.
+
+    Args:
+        arch: Accepted for the sake of published configs; only the model that it names is built.
+        version: Likewise.
+        device: Likewise; the encoder is made on the current device and moves with the whole model.
+        max_length: Tokens of a prompt.
+        freeze: Keep it out of training.
+        layer: "last" or "penultimate"; either goes through the final layer norm.
+        width: Channels of each token.
+        layers: Number of transformer layers.
+        heads: Attention heads of each.
+
+    Raises:
+        ValueError: If `arch` names another model, or `layer` another layer.
+    """
+
+    pad = 0
+
+    def __init__(
+        self,
+        arch: str = "ViT-H-14",
+        version: str = "laion2b_s32b_b79k",
+        device: str | None = None,
+        max_length: int = 77,
+        freeze: bool = True,
+        layer: str = "last",
+        width: int = 1024,
+        layers: int = 24,
+        heads: int = 16,
+    ):
+        from open_clip.transformer import TextTransformer
+
+        super().__init__(layer, max_length)
+        if arch != "ViT-H-14":
+            raise ValueError(f"expected the text tower of ViT-H-14, got {arch!r}")
+        self.model = TextTransformer(max_length, VOCABULARY, width, heads, layers, output_dim=width)
+        self.model.attn_mask = None  # made at each call: as a buffer it would stay on the meta device
+        self.model.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())  # unused, but in the published files
+        if freeze:
+            self.freeze()
+
+    def encode_tokens(self, ids: Tensor, clip_skip: int) -> Tensor:
+        model = self.model
+        x = model.token_embedding(ids) + model.positional_embedding[: ids.shape[1]]
+        mask = torch.full((ids.shape[1], ids.shape[1]), float("-inf"), dtype=x.dtype, device=x.device).triu(1)
+        blocks = model.transformer.resblocks
+        for block in blocks[: len(blocks) - clip_skip + 1]:
+            x = block(x, attn_mask=mask)
+        return model.ln_final(x)

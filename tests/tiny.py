@@ -1,0 +1,82 @@
+"""The small networks that the golden files were made with."""
+
+from typing import Any
+
+from cldm.cldm import ControlLDM, ControlledUnetModel, ControlNet
+from parity import fill_module
+
+TEXT = {"target": "torch.nn.Identity"}
+AUTOENCODER = {
+    "target": "ldm.models.autoencoder.AutoencoderKL",
+    "params": {
+        "embed_dim": 4,
+        "ddconfig": {
+            "double_z": True,
+            "z_channels": 4,
+            "resolution": 256,
+            "in_channels": 3,
+            "out_ch": 3,
+            "ch": 32,
+            "ch_mult": [1, 2, 4, 4],
+            "num_res_blocks": 2,
+            "attn_resolutions": [],
+            "dropout": 0.0,
+        },
+    },
+}
+
+
+def encoder_params(version: str) -> dict[str, Any]:
+    """Arguments of both networks in the style of SD "15" or "21"."""
+    params: dict[str, Any] = {
+        "in_channels": 4,
+        "model_channels": 32,
+        "attention_resolutions": [2, 1],
+        "num_res_blocks": 1,
+        "channel_mult": [1, 2],
+        "transformer_depth": 1,
+        "context_dim": 48,
+        "use_spatial_transformer": True,
+        "legacy": False,
+    }
+    if version == "15":
+        return {**params, "num_heads": 4}
+    return {**params, "num_head_channels": 16, "use_linear_in_transformer": True}
+
+
+def unet(version: str = "15") -> ControlledUnetModel:
+    network = ControlledUnetModel(out_channels=4, **encoder_params(version)).eval()
+    fill_module(network, "model.diffusion_model.")
+    return network
+
+
+def controlnet(version: str = "15") -> ControlNet:
+    network = ControlNet(hint_channels=3, **encoder_params(version)).eval()
+    fill_module(network, "control_model.")
+    return network
+
+
+def control_ldm(parameterization: str = "eps", **changes: Any) -> ControlLDM:
+    """The tiny15 pair as a ControlLDM, its weights by their published names; the text encoder is the identity."""
+    params: dict[str, Any] = {
+        "unet_config": {
+            "target": "cldm.cldm.ControlledUnetModel",
+            "params": {"out_channels": 4, **encoder_params("15")},
+        },
+        "control_stage_config": {
+            "target": "cldm.cldm.ControlNet",
+            "params": {"hint_channels": 3, **encoder_params("15")},
+        },
+        "first_stage_config": AUTOENCODER,
+        "cond_stage_config": TEXT,
+        "linear_start": 0.00085,
+        "linear_end": 0.0120,
+        "first_stage_key": "jpg",
+        "cond_stage_key": "txt",
+        "control_key": "hint",
+        "scale_factor": 0.18215,
+        "parameterization": parameterization,
+    }
+    model = ControlLDM(**{**params, **changes}).eval()
+    fill_module(model)
+    return model
