@@ -1,5 +1,6 @@
 """What all detectors share: image checks and sizes, the device, finding and loading a checkpoint."""
 
+import math
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
@@ -72,18 +73,20 @@ def resize_image(image: np.ndarray, resolution: int) -> np.ndarray:
     return resize(image, size, cv2.INTER_LANCZOS4 if scale > 1 else cv2.INTER_AREA)
 
 
-def resize_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:
+def resize_to_multiple(image: np.ndarray, multiple: int, at_most: float = math.inf) -> np.ndarray:
     """Scale both sides to the nearest multiple that a network needs, at least one of it.
 
     Args:
         image: uint8, (h, w, c).
         multiple: Of pixels, such as 16.
+        at_most: About how many pixels the result may have; larger images are scaled down.
 
     Raises:
         ValueError: If a side is too long to work with.
     """
     height, width = image.shape[:2]
-    size = _to_multiple(height, multiple), _to_multiple(width, multiple)
+    scale = min(math.sqrt(at_most / (height * width)), 1)
+    size = _to_multiple(height * scale, multiple), _to_multiple(width * scale, multiple)
     grows = size[0] * size[1] > height * width
     return resize(image, size, cv2.INTER_LANCZOS4 if grows else cv2.INTER_AREA)
 
