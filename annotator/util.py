@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,17 @@ from annotator.manifest import DETECTOR_FILES
 CHECKPOINT_FOLDER = Path(__file__).parent / "ckpts"
 _SIZE_STEP = 64  # Stable Diffusion's images have sides that are multiples of it
 _LONGEST_SIDE = 32768  # beyond it a resized strip is a mistake, and would fill the memory
+_DAMAGED = (  # what reading a cut or altered pickle, archive or safetensors file raises, depending on where it is hurt
+    pickle.UnpicklingError,
+    SafetensorError,
+    struct.error,
+    AssertionError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def HWC3(image: np.ndarray) -> np.ndarray:
@@ -143,13 +155,7 @@ def find_checkpoint(file: str, given: str | Path | None = None) -> Path:
     if path.is_dir():
         path = path / file
     if not path.is_file():
-        name, entry = next((name, entry) for name, entry in DETECTOR_FILES.items() if entry.file == file)
-        source = entry.sources[0]
-        raise FileNotFoundError(
-            f"no checkpoint at {path}. Expected is {file} (about {entry.megabytes:g} MB), published as {source.path} "
-            f"in https://huggingface.co/{source.repository}. Run `python tool_download.py {name}` to put it into "
-            f"{CHECKPOINT_FOLDER}, or pass checkpoint=PATH if it is elsewhere."
-        )
+        raise FileNotFoundError(f"no checkpoint at {path}. {_how_to_get(file)}")
     return path
 
 
@@ -169,6 +175,7 @@ def load_network(network: nn.Module, path: str | Path, ignore: Iterable[str] = (
     Raises:
         ValueError: If the file is damaged or no checkpoint, or its names or shapes are not the network's.
     """
+    path = Path(path)
     unused = tuple(ignore)
     state = {
         name: tensor
@@ -179,8 +186,7 @@ def load_network(network: nn.Module, path: str | Path, ignore: Iterable[str] = (
         network.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(
-            f"{path} is no checkpoint of {type(network).__name__}: {_shortened(str(error))}; "
-            "check that it is the file published for this detector"
+            f"{path} is no checkpoint of {type(network).__name__}: {_shortened(str(error))}. {_how_to_get(path.name)}"
         ) from error
     return network.eval().requires_grad_(False)
 
@@ -191,26 +197,38 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     Raises:
         ValueError: If the file is damaged, or is something else than a dictionary of tensors.
     """
+    path = Path(path)
     try:
-        content = _read(Path(path))
-    except (pickle.UnpicklingError, EOFError, RuntimeError, SafetensorError) as error:
+        content = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
+    except _DAMAGED as error:
         raise ValueError(
-            f"cannot read {path} as a checkpoint ({_shortened(str(error))}); it is damaged, only partly downloaded or "
-            "something else: delete it and download it again"
+            f"cannot read {path} ({path.stat().st_size} bytes) as a checkpoint ({type(error).__name__}): it is damaged, cut "
+            f"short, or holds something else than tensors and plain data. {_how_to_get(path.name)}"
         ) from error
     if isinstance(content, dict):
         content = content.get("state_dict", content)
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"expected {path} to hold a dictionary of tensors; check that it is a detector's checkpoint")
+        raise ValueError(f"expected {path} to hold a dictionary of tensors. {_how_to_get(path.name)}")
     return content
 
 
-def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        return load_file(path)
+def _unpickled(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _shortened(message: str, limit: int = 600) -> str:
+def _how_to_get(file: str) -> str:
+    """Says what a published file is, and the command that gets it."""
+    for name, entry in DETECTOR_FILES.items():
+        if entry.file == file:
+            source = entry.sources[0]
+            return (
+                f"Expected is {file} (about {entry.megabytes:g} MB), published as {source.path} in "
+                f"https://huggingface.co/{source.repository}. Run `python tool_download.py {name}` to put it into "
+                f"{CHECKPOINT_FOLDER}, or pass checkpoint=PATH if it is elsewhere."
+            )
+    return "Pass the file published for this detector as checkpoint=PATH, see annotator/manifest.py."
+
+
+def _shortened(message: str, limit: int = 400) -> str:
     words = " ".join(message.split())
     return words if len(words) <= limit else f"{words[:limit]} ..."

@@ -3,6 +3,7 @@
 S. Xie, Z. Tu, "Holistically-Nested Edge Detection", arXiv:1504.06375.
 """
 
+import math
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 from annotator.hed.network import REACH, STRIDE, HEDNetwork
 from annotator.util import check_image, choose_device, find_checkpoint, load_network, resize, resize_to_multiple
 
-_TILE = 1024  # side of what the network is run on at once; a multiple of the stride
+_LARGEST_TILE = 1536  # pixels a side; larger images are cut, which bounds the memory of the first block
 
 
 class HEDdetector:
@@ -79,9 +80,10 @@ class HEDdetector:
 
 
 def _tiles(side: int) -> Iterator[tuple[int, int, int, int]]:
-    """Start of a tile, start and end of what the network sees for it, its end."""
-    for start in range(0, side, _TILE):
-        end = min(start + _TILE, side)
+    """Start of a tile, start and end of what the network sees for it, its end; all multiples of the stride."""
+    tile = math.ceil(side / math.ceil(side / _LARGEST_TILE) / STRIDE) * STRIDE
+    for start in range(0, side, tile):
+        end = min(start + tile, side)
         yield start, max(start - REACH, 0), min(end + REACH, side), end
 
 
