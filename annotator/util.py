@@ -202,8 +202,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         content = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
     except _DAMAGED as error:
         raise ValueError(
-            f"cannot read {path} ({path.stat().st_size} bytes) as a checkpoint ({type(error).__name__}): it is damaged, cut "
-            f"short, or holds something else than tensors and plain data. {_how_to_get(path.name)}"
+            f"cannot read {path} ({path.stat().st_size} bytes) as a checkpoint ({type(error).__name__}): it is cut "
+            f"short, damaged, or holds something else than tensors and plain data. {_how_to_get(path.name)}"
         ) from error
     if isinstance(content, dict):
         content = content.get("state_dict", content)

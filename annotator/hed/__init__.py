@@ -42,7 +42,7 @@ class HEDdetector:
     def __init__(self, checkpoint: str | Path | None = None, device: str | torch.device = "auto") -> None:
         self.device = choose_device(device)
         path = find_checkpoint("ControlNetHED.pth", checkpoint)
-        self.network = load_network(HEDNetwork(), path).to(self.device)
+        self.network = load_network(HEDNetwork(), path).to(self.device, memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> np.ndarray:

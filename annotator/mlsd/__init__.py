@@ -46,7 +46,8 @@ class MLSDdetector:
             raise ValueError(f"size must be one of {list(_NETWORKS)}, got {size!r}")
         self.device = choose_device(device)
         network, file = _NETWORKS[size]
-        self.network = load_network(network(), find_checkpoint(file, checkpoint)).to(self.device)
+        loaded = load_network(network(), find_checkpoint(file, checkpoint))
+        self.network = loaded.to(self.device, memory_format=torch.channels_last)
 
     def __call__(self, image: np.ndarray, value: float = 0.1, distance: float = 0.1) -> np.ndarray:
         """Draw the lines.
@@ -89,8 +90,8 @@ class MLSDdetector:
         if not min(value, distance) >= 0:
             raise ValueError(f"expected thresholds of at least 0, got value {value} and distance {distance}")
         fitted = resize_to_multiple(image, MULTIPLE, at_most=_MOST_PIXELS)
-        x = rearrange(torch.from_numpy(fitted).to(self.device), "h w c -> 1 c h w").float()
-        x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1) / 127.5 - 1
+        with_ones = torch.from_numpy(np.dstack([fitted, np.ones_like(fitted[:, :, 0])])).to(self.device)
+        x = rearrange(with_ones, "h w c -> 1 c h w").float() / 127.5 - 1  # channels last in memory, which is faster
         lines = decode(self.network(x)[0], value, distance).cpu().numpy()
         ratio = np.array(image.shape[1::-1]) / fitted.shape[1::-1]
         return lines * np.tile(ratio, 2)

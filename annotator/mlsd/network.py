@@ -6,6 +6,7 @@ The backbone is of M. Sandler et al., "MobileNetV2: Inverted Residuals and Linea
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_weights
 
 MULTIPLE = 16
 """Sides of the input are multiples of it."""
@@ -13,25 +14,33 @@ MULTIPLE = 16
 _MAP_CHANNELS = 9  # the last of the 16; the others are there for training only
 
 
-class PaddedConv(nn.Conv2d):
-    """A convolution that keeps the size; with stride 2 it pads right and bottom only, as TensorFlow does."""
+def folded(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
+    """A convolution and the normalisation by running statistics after it, in one step: for inference only."""
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    if conv.stride == (2, 2):
+        x = F.pad(x, (0, 1, 0, 1))  # right and bottom only, as TensorFlow does
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
-    def __init__(self, in_channels: int, out_channels: int, size: int, stride: int = 1, groups: int = 1) -> None:
-        padding = size // 2 if stride == 1 else 0
-        super().__init__(in_channels, out_channels, size, stride, padding, groups=groups, bias=False)
+
+class ConvNorm(nn.Sequential):
+    """A convolution that keeps the size or halves it, normalisation, activation."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x if self.stride == (1, 1) else F.pad(x, (0, 1, 0, 1)))
+        conv, norm, activation = self
+        return activation(folded(x, conv, norm))
 
 
-def conv_norm_relu6(in_channels: int, out_channels: int, size: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    conv = PaddedConv(in_channels, out_channels, size, stride, groups)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU6(inplace=True))
+def conv_norm_relu6(in_channels: int, out_channels: int, size: int, stride: int = 1, groups: int = 1) -> ConvNorm:
+    padding = size // 2 if stride == 1 else 0
+    conv = nn.Conv2d(in_channels, out_channels, size, stride, padding, groups=groups, bias=False)
+    return ConvNorm(conv, nn.BatchNorm2d(out_channels), nn.ReLU6(inplace=True))
 
 
-def conv_norm_relu(in_channels: int, out_channels: int, size: int, dilation: int = 1) -> nn.Sequential:
+def conv_norm_relu(in_channels: int, out_channels: int, size: int, dilation: int = 1) -> ConvNorm:
     conv = nn.Conv2d(in_channels, out_channels, size, padding=size // 2 * dilation, dilation=dilation)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+    return ConvNorm(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
 class InvertedResidual(nn.Module):
@@ -49,7 +58,12 @@ class InvertedResidual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x) + x if self.residual else self.conv(x)
+        *widening, conv, norm = self.conv
+        wide = x
+        for layer in widening:
+            wide = layer(wide)
+        narrow = folded(wide, conv, norm)
+        return narrow + x if self.residual else narrow
 
 
 class Backbone(nn.Module):
