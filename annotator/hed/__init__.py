@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from annotator.hed.network import REACH, STRIDE, HEDNetwork
+from annotator.hed.hed_network import REACH, STRIDE, HEDNetwork
 from annotator.util import check_image, choose_device, find_checkpoint, load_network, resize, resize_to_multiple
 
+FILE = "ControlNetHED.pth"
 _LARGEST_TILE = 1536  # pixels a side; larger images are cut, which bounds the memory of the first block
 
 
@@ -41,8 +42,8 @@ class HEDdetector:
 
     def __init__(self, checkpoint: str | Path | None = None, device: str | torch.device = "auto") -> None:
         self.device = choose_device(device)
-        path = find_checkpoint("ControlNetHED.pth", checkpoint)
-        self.network = load_network(HEDNetwork(), path).to(self.device, memory_format=torch.channels_last)
+        network = load_network(HEDNetwork(), find_checkpoint(FILE, checkpoint))
+        self.network = network.to(self.device, memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> np.ndarray:

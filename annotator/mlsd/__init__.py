@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from annotator.mlsd.network import MULTIPLE, MLSDLarge, MLSDTiny
+from annotator.mlsd.mlsd_network import MULTIPLE, MLSDLarge, MLSDTiny
 from annotator.util import check_image, choose_device, find_checkpoint, load_network, resize_to_multiple
 
 _NETWORKS = {
