@@ -26,6 +26,7 @@ _DAMAGED = (  # what reading a cut or altered pickle, archive or safetensors fil
     AssertionError,
     EOFError,
     LookupError,
+    OSError,
     RuntimeError,
     TypeError,
     ValueError,
@@ -198,6 +199,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         ValueError: If the file is damaged, or is something else than a dictionary of tensors.
     """
     path = Path(path)
+    path.open("rb").close()  # a file that may not be read has an error of its own
     try:
         content = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
     except _DAMAGED as error:

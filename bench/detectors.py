@@ -41,7 +41,7 @@ def hed(folder: Path, side: int) -> Pair:
     from controlnet_aux.hed import HEDdetector as Theirs
 
     from annotator.hed import HEDdetector
-    from annotator.hed.network import HEDNetwork
+    from annotator.hed.hed_network import HEDNetwork
 
     weights = random_checkpoint(HEDNetwork(), folder / "ControlNetHED.pth")
     ours, theirs = HEDdetector(folder, "cpu"), Theirs(loaded(ControlNetHED_Apache2(), weights))
@@ -61,14 +61,56 @@ def mlsd(folder: Path, side: int) -> Pair:
     from controlnet_aux.mlsd import MobileV2_MLSD_Large
 
     from annotator.mlsd import MLSDdetector
-    from annotator.mlsd.network import MLSDLarge
+    from annotator.mlsd.mlsd_network import MLSDLarge
 
     weights = random_checkpoint(MLSDLarge(), folder / "mlsd_large_512_fp32.pth")
     ours, theirs = MLSDdetector(folder, "cpu"), Theirs(loaded(MobileV2_MLSD_Large(), weights))
     return Pair(ours, lambda image: theirs(image, 0.1, 0.1, side, side, output_type="np"))
 
 
-PAIRS: dict[str, Callable[[Path, int], Pair]] = {"canny": canny, "hed": hed, "hed.nms": hed_nms, "mlsd": mlsd}
+def openpose(folder: Path, side: int) -> Pair:
+    from controlnet_aux.open_pose import OpenposeDetector as Theirs
+    from controlnet_aux.open_pose.body import Body
+    from controlnet_aux.open_pose.model import bodypose_model
+
+    from annotator.openpose import OpenposeDetector
+    from annotator.openpose.pose_machines import BodyNetwork
+
+    weights = random_checkpoint(BodyNetwork(), folder / "body_pose_model.pth")
+    network = bodypose_model()  # its names have a part more
+    body = Body.__new__(Body)
+    body.model = loaded(network, {name: weights[name.split(".", 1)[1]] for name in network.state_dict()})
+    ours, theirs = OpenposeDetector(folder, device="cpu"), Theirs(body)
+    return Pair(ours, lambda image: theirs(image, side, side, output_type="np"))
+
+
+def openpose_persons(folder: Path, side: int) -> Pair:
+    """From what the body network says of ten people to persons, resizing included; both must find the ten."""
+    from controlnet_aux.open_pose.body import Body
+
+    from annotator.openpose.persons import find_persons
+    from tests.openpose_scenes import body_answers, crowd, network_outputs
+
+    height, width = scene(side).shape[:2]
+    fields, heatmaps = network_outputs(crowd(10, height, width), height, width)
+    body = Body.__new__(Body)
+    body.model = body_answers(fields, heatmaps)
+
+    def ten(persons: np.ndarray) -> None:
+        if len(persons) != 10:
+            raise RuntimeError(f"expected ten persons, got {len(persons)}")
+
+    return Pair(lambda image: ten(find_persons(fields, heatmaps, height, width)[1]), lambda image: ten(body(image)[1]))
+
+
+PAIRS: dict[str, Callable[[Path, int], Pair]] = {
+    "canny": canny,
+    "hed": hed,
+    "hed.nms": hed_nms,
+    "mlsd": mlsd,
+    "openpose": openpose,
+    "openpose.persons": openpose_persons,
+}
 """Name of a row -> what makes its two detectors, given a folder for checkpoints and the image's short side."""
 
 

@@ -42,6 +42,6 @@ class CannyDetector:
             ValueError: If the image is no such array, or a threshold is negative.
         """
         image = check_image(image)
-        if not min(low_threshold, high_threshold) >= 0:
+        if not (low_threshold >= 0 and high_threshold >= 0):
             raise ValueError(f"expected thresholds of at least 0, got {low_threshold} and {high_threshold}")
         return cv2.Canny(image, low_threshold, high_threshold)

@@ -87,7 +87,7 @@ class MLSDdetector:
             ValueError: If the image is no such array, or a threshold is negative.
         """
         image = check_image(image)
-        if not min(value, distance) >= 0:
+        if not (value >= 0 and distance >= 0):
             raise ValueError(f"expected thresholds of at least 0, got value {value} and distance {distance}")
         fitted = resize_to_multiple(image, MULTIPLE, at_most=_MOST_PIXELS)
         with_ones = torch.from_numpy(np.dstack([fitted, np.ones_like(fitted[:, :, 0])])).to(self.device)

@@ -86,7 +86,9 @@ def test_the_short_side_becomes_the_resolution_in_steps_of_64(shape, resolution,
 def test_lanczos_enlarges_and_area_reduces(resolution, how):
     image = golden("hed")["image"]  # 256 x 192
     height, width = {320: (448, 320), 128: (192, 128)}[resolution]
-    np.testing.assert_array_equal(resize_image(image, resolution), cv2.resize(image, (width, height), interpolation=how))
+    np.testing.assert_array_equal(
+        resize_image(image, resolution), cv2.resize(image, (width, height), interpolation=how)
+    )
 
 
 @pytest.mark.parametrize("resolution", [0, -64])
@@ -126,15 +128,6 @@ def test_auto_is_the_best_device_there_is(monkeypatch):
 def test_a_device_that_is_not_there_is_refused(device):
     with pytest.raises(ValueError, match=f"device '{device}' cannot be used here.*use auto, cpu, cuda"):
         choose_device(device)
-
-
-def test_the_manifest_has_every_published_detector_file():
-    files = [entry.file for entry in DETECTOR_FILES.values()]
-    assert len(set(files)) == len(files)
-    data = Path(__file__).parents[1] / "data" / "names"
-    assert set(files) == {p.stem for p in data.iterdir() if p.stem.endswith((".pth", ".pt"))}
-    for entry in DETECTOR_FILES.values():
-        assert all(source.path.endswith(entry.file) for source in entry.sources)
 
 
 @pytest.mark.parametrize("name", DETECTOR_FILES)
@@ -234,7 +227,7 @@ def test_code_in_a_file_is_never_run(tmp_path):
         read_tensors(path)
     assert not trace.exists()
     with path.open("wb") as file:
-        pickle.dump({"weight": Intruder(trace)}, file)
+        pickle.dump({"weight": Intruder(trace)}, file, protocol=2)
     with pytest.raises(ValueError, match=r"cannot read .*evil\.pth"):
         read_tensors(path)
     assert not trace.exists()
