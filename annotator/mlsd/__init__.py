@@ -15,10 +15,8 @@ from torch import Tensor
 from annotator.mlsd.mlsd_network import MULTIPLE, MLSDLarge, MLSDTiny
 from annotator.util import check_image, choose_device, find_checkpoint, load_network, resize_to_multiple
 
-_NETWORKS = {
-    "large": (MLSDLarge, "mlsd_large_512_fp32.pth"),
-    "tiny": (MLSDTiny, "mlsd_tiny_512_fp32.pth"),
-}
+FILES = {"large": "mlsd_large_512_fp32.pth", "tiny": "mlsd_tiny_512_fp32.pth"}
+_NETWORKS = {"large": MLSDLarge, "tiny": MLSDTiny}
 _MOST_LINES = 200
 _MOST_PIXELS = 2048 * 2048  # the network, trained at 512 x 512, finds no more in larger images
 
@@ -45,9 +43,8 @@ class MLSDdetector:
         if size not in _NETWORKS:
             raise ValueError(f"size must be one of {list(_NETWORKS)}, got {size!r}")
         self.device = choose_device(device)
-        network, file = _NETWORKS[size]
-        loaded = load_network(network(), find_checkpoint(file, checkpoint))
-        self.network = loaded.to(self.device, memory_format=torch.channels_last)
+        network = load_network(_NETWORKS[size](), find_checkpoint(FILES[size], checkpoint))
+        self.network = network.to(self.device, memory_format=torch.channels_last)
 
     def __call__(self, image: np.ndarray, value: float = 0.1, distance: float = 0.1) -> np.ndarray:
         """Draw the lines.
