@@ -103,11 +103,25 @@ def openpose_persons(folder: Path, side: int) -> Pair:
     return Pair(lambda image: ten(find_persons(fields, heatmaps, height, width)[1]), lambda image: ten(body(image)[1]))
 
 
+def midas(folder: Path, side: int) -> Pair:
+    from controlnet_aux.midas import MidasDetector as Theirs
+    from controlnet_aux.midas import MiDaSInference
+    from controlnet_aux.midas.midas.dpt_depth import DPTDepthModel
+
+    from annotator.midas import FILE, MidasDetector
+
+    random_checkpoint(DPTDepthModel(), folder / FILE)
+    ours, theirs = MidasDetector(folder, "cpu"), Theirs(MiDaSInference("dpt_hybrid", str(folder / FILE)))
+    options = {"depth_and_normal": True, "detect_resolution": side, "image_resolution": side}
+    return Pair(ours, lambda image: theirs(image, **options))
+
+
 PAIRS: dict[str, Callable[[Path, int], Pair]] = {
     "canny": canny,
     "hed": hed,
     "hed.nms": hed_nms,
     "mlsd": mlsd,
+    "midas": midas,
     "openpose": openpose,
     "openpose.persons": openpose_persons,
 }
