@@ -46,7 +46,7 @@ def find_limbs(
 def _score(
     start: NDArray[np.float64], end: NDArray[np.float64], field: NDArray[np.floating], enlargement: Enlargement
 ) -> NDArray[np.float64]:
-    """Mean of the field along each of n lines, eq. (11), less a penalty for length; -inf where it disagrees.
+    """Mean of the field along each of n lines, eqs. (10) and (11), less a penalty for length; -inf where it disagrees.
 
     Args:
         start: x, y in pixels, (n, 2).

@@ -2,7 +2,7 @@
 
 A VGG-19 front yields features at an eighth of the image. Six stages then read them, each but the first together
 with what the stage before it concluded. The body network has two branches per stage, fields and heat maps (Cao et
-al. 2017, arXiv:1611.08050, figure 3); the hand network has one (Simon et al. 2017, arXiv:1704.07809).
+al., figure 3); the hand network has one (Simon et al.).
 """
 
 import torch
