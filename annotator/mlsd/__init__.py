@@ -18,7 +18,7 @@ from annotator.util import check_image, choose_device, find_checkpoint, load_net
 FILES = {"large": "mlsd_large_512_fp32.pth", "tiny": "mlsd_tiny_512_fp32.pth"}
 _NETWORKS = {"large": MLSDLarge, "tiny": MLSDTiny}
 _MOST_LINES = 200
-_MOST_PIXELS = 2048 * 2048  # the network, trained at 512 x 512, finds no more in larger images
+_MOST_PIXELS = 2048 * 2048  # bounds the memory at about 2 GB; the network was trained at 512 x 512
 
 
 class MLSDdetector:
