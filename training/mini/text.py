@@ -93,9 +93,7 @@ def main(config: Path, work: Path) -> FrozenCLIPEmbedder:
         colours, shape = reader(ids)
         true_colours, true_shape = facts_of(scenes)
         errors = F.mse_loss(colours, true_colours[:, None].expand_as(colours), reduction="none").mean(2)
-        errors = errors + 0.1 * F.cross_entropy(
-            shape.mT, true_shape[:, None].expand(shape.shape[:2]), reduction="none"
-        )
+        errors = errors + 0.1 * F.cross_entropy(shape.mT, true_shape[:, None].expand(shape.shape[:2]), reduction="none")
         return (errors * after_end).sum() / after_end.sum()
 
     plan = Plan("text", steps=800, learning_rate=1e-3)

@@ -1,0 +1,60 @@
+"""Train the miniature's ControlNet on outlines: drawn ones, and those that the Canny app would find."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from cldm.cldm import ControlledUnetModel, ControlNet
+from cldm.shapes import Scene
+from ldm.modules.encoders.modules import FrozenCLIPEmbedder
+from training.mini.autoencoder import SIZE
+from training.mini.latents import Latents
+from training.mini.loop import Plan, train
+from training.mini.unet import Course
+
+PLAN = Plan("control", steps=2500, learning_rate=5e-4)
+_BATCH = 16
+_CANNY_SHARE = 0.5
+_THRESHOLDS = (100, 200)  # the Canny app's
+
+
+def outline_of(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """A control map of the scene, uint8 RGB (128, 128, 3): its Canny edges or its outline, one or two pixels wide."""
+    outline = scene.outline(SIZE, width=int(rng.integers(1, 3)))
+    if rng.random() > _CANNY_SHARE:
+        return outline
+    edges = cv2.Canny(scene.image(SIZE), *_THRESHOLDS)
+    seen = cv2.countNonZero(edges) > 0.9 * cv2.countNonZero(outline[..., 0]) / 2
+    return np.repeat(edges[..., None], 3, axis=2) if seen else outline  # pale on pale has no edges
+
+
+def hints(maps: list[np.ndarray]) -> Tensor:
+    """Control maps, uint8 (h, w, 3), as hints (b, 3, h, w) in [0, 1]."""
+    return torch.from_numpy(np.stack(maps)).permute(0, 3, 1, 2).float() / 255
+
+
+def main(config: Path, work: Path, unet: nn.Module, text_model: FrozenCLIPEmbedder, latents: Latents) -> ControlNet:
+    """Train, or resume, and return the ControlNet."""
+    torch.manual_seed(0)
+    settings = OmegaConf.load(config)
+    params = settings.model.params
+    control = ControlNet(**OmegaConf.to_container(params.control_stage_config.params))
+    trained = unet.state_dict()
+    control.load_state_dict({name: trained.get(name, tensor) for name, tensor in control.state_dict().items()})
+    locked = ControlledUnetModel(**OmegaConf.to_container(params.unet_config.params))
+    locked.load_state_dict(unet.state_dict())
+    locked.eval().requires_grad_(False)
+    course = Course(settings, text_model, latents)
+
+    def loss_of(step: int, rng: np.random.Generator) -> Tensor:
+        chosen, z, context = course.batch(rng, _BATCH)
+        hint = hints([outline_of(latents.scenes[i], rng) for i in chosen])
+        x, t, v = course.noisy(z)
+        return F.mse_loss(locked(x, t, context, control=control(x, hint, t, context)), v)
+
+    return train(PLAN, control, loss_of, work)
