@@ -9,7 +9,7 @@ DEMO_ARGS ?=
 .PHONY: demo test test-slow lint check clean-venv
 
 demo: .venv/installed
-	$(RUN) -m cldm.first_run $(DEMO_ARGS)
+	$(RUN) tool_demo.py $(DEMO_ARGS)
 
 test: .venv/installed
 	$(RUN) -m pytest $(PYTEST_ARGS)

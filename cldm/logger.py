@@ -1,0 +1,89 @@
+"""Images of a training run, as files and in TensorBoard."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from cldm.cldm import ControlLDM
+
+_PER_ROW = 4
+
+
+def text_image(text: str, width: int, height: int) -> Tensor:
+    """A text, wrapped, black on white: (3, height, width) in [-1, 1]."""
+    font = ImageFont.load_default(size=max(10, width // 20))
+    letters = max(8, int(1.7 * width / font.size))
+    canvas = Image.new("RGB", (width, height), "white")
+    lines = [line for paragraph in text.splitlines() for line in textwrap.wrap(paragraph, letters)]
+    ImageDraw.Draw(canvas).multiline_text((2, 2), "\n".join(lines), fill="black", font=font)
+    return torch.from_numpy(np.array(canvas)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def grid(images: Tensor | Sequence[str], like: Tensor) -> np.ndarray:
+    """Images (n, c, h, w) in [-1, 1], or texts drawn at the size of `like`, side by side; uint8 RGB (h, w, 3)."""
+    if not isinstance(images, Tensor):
+        images = torch.stack([text_image(text, like.shape[3], like.shape[2]) for text in images])
+    joined = make_grid(images.detach().float().cpu().clamp(-1, 1), nrow=_PER_ROW, pad_value=1)
+    return ((joined + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+
+
+class ImageLogger(pl.Callback):
+    """Logs reconstruction, control, prompt and samples of a batch, without touching the run's random numbers.
+
+    Files are `<folder>/train/<what>_gs-<step>_e-<epoch>_b-<batch>.png`.
+
+    Args:
+        batch_frequency: Steps from one log to the next; the first batch is logged as well.
+        max_images: Samples of the batch that are shown.
+        folder: By default `image_log` in the trainer's root folder.
+        log_images_kwargs: Passed on to the model's `log_images`.
+    """
+
+    def __init__(
+        self,
+        batch_frequency: int = 2000,
+        max_images: int = 4,
+        folder: str | Path | None = None,
+        log_images_kwargs: dict | None = None,
+    ):
+        if batch_frequency < 1:
+            raise ValueError(f"batch_frequency must be at least 1, got {batch_frequency}")
+        self.batch_frequency = batch_frequency
+        self.max_images = max_images
+        self.folder = folder
+        self.log_images_kwargs = log_images_kwargs or {}
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: ControlLDM, outputs, batch: dict, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if trainer.is_global_zero and (step == 1 or step % self.batch_frequency == 0):
+            self.log_images(trainer, pl_module, batch, batch_idx)
+
+    @torch.no_grad()
+    def log_images(self, trainer: pl.Trainer, model: ControlLDM, batch: dict, batch_idx: int) -> None:
+        """Sample and write the images of one batch now."""
+        was_training = model.training
+        model.eval()
+        try:
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                images = model.log_images(batch, N=self.max_images, **self.log_images_kwargs)
+        finally:
+            model.train(was_training)
+        folder = Path(self.folder or Path(trainer.default_root_dir) / "image_log") / "train"
+        folder.mkdir(parents=True, exist_ok=True)
+        where = f"gs-{trainer.global_step:06}_e-{trainer.current_epoch:06}_b-{batch_idx:06}"
+        for name, shown in images.items():
+            picture = grid(shown, like=images["reconstruction"])
+            Image.fromarray(picture).save(folder / f"{name}_{where}.png")
+            for logger in trainer.loggers:
+                if isinstance(logger, pl.loggers.TensorBoardLogger):
+                    logger.experiment.add_image(f"train/{name}", picture, trainer.global_step, dataformats="HWC")

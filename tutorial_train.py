@@ -1,0 +1,71 @@
+"""Train a ControlNet for Stable Diffusion 1.5 on Fill50K.
+
+Weights to start from: python tool_add_control.py ./models/v1-5-pruned.ckpt ./models/control_sd15_ini.ckpt
+The dataset:           the published fill50k.zip in ./training/fill50k, or python tool_make_fill50k.py
+Change a setting:      python tutorial_train.py batch_size=2 learning_rate=2e-6 sd_locked=false
+"""
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from cldm.logger import ImageLogger
+from cldm.model import load_model
+from cldm.training import SaveControl, Settings, from_command_line, require
+from tutorial_dataset import MyDataset
+
+settings = Settings(
+    config="./models/cldm_v15.yaml",
+    resume_path="./models/control_sd15_ini.ckpt",
+    dataset="./training/fill50k",
+    batch_size=4,
+    learning_rate=1e-5,
+    logger_freq=300,
+    sd_locked=True,
+    only_mid_control=False,
+)
+
+
+def train(settings: Settings, attach: str = "tool_add_control.py ./models/v1-5-pruned.ckpt") -> None:
+    """Run one training; `attach` is the command that makes the weights to start from, told where they are missing."""
+    weights = require(settings, attach)
+    pl.seed_everything(settings.seed)
+
+    # The model starts on the CPU; Lightning moves it to the device it trains on.
+    model = load_model(settings.config, weights, device="cpu")
+    model.learning_rate = settings.learning_rate
+    model.sd_locked = settings.sd_locked
+    model.only_mid_control = settings.only_mid_control
+
+    dataset = MyDataset(settings.dataset)
+    data = DataLoader(
+        dataset, batch_size=settings.batch_size, shuffle=True, drop_last=True, num_workers=settings.num_workers
+    )
+    images = ImageLogger(
+        batch_frequency=settings.logger_freq,
+        log_images_kwargs={
+            "ddim_steps": settings.image_steps,
+            "unconditional_guidance_scale": settings.image_scale,
+        },
+    )
+    trainer = pl.Trainer(
+        accelerator={"cuda": "gpu"}.get(settings.device, settings.device),
+        devices=1,
+        precision=settings.precision,
+        max_steps=settings.max_steps,
+        max_epochs=-1,
+        default_root_dir=settings.output,
+        logger=[pl.loggers.TensorBoardLogger(settings.output), pl.loggers.CSVLogger(settings.output)],
+        callbacks=[images, SaveControl(Path(settings.output), settings.save_freq)],
+        enable_checkpointing=False,  # SaveControl's files are a quarter of a whole model's
+        log_every_n_steps=10,
+    )
+    trainer.fit(model, data)
+
+
+if __name__ == "__main__":
+    try:
+        train(from_command_line(settings))
+    except FileNotFoundError as error:
+        raise SystemExit(f"error: {error}") from error
