@@ -2,10 +2,15 @@
 
 from typing import Any
 
-from cldm.cldm import ControlLDM, ControlledUnetModel, ControlNet
 from parity import fill_module
 
+from cldm.cldm import ControlLDM, ControlledUnetModel, ControlNet
+
 TEXT = {"target": "torch.nn.Identity"}
+CLIP = {
+    "target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder",
+    "params": {"width": 48, "layers": 1, "heads": 4},
+}
 AUTOENCODER = {
     "target": "ldm.models.autoencoder.AutoencoderKL",
     "params": {

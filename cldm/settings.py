@@ -1,0 +1,112 @@
+"""The settings of one generation, and the limits that they are checked against."""
+
+import math
+import numbers
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+ADDED_PROMPT = "best quality, extremely detailed"
+NEGATIVE_PROMPT = (
+    "longbody, lowres, bad anatomy, bad hands, missing fingers, extra digit, fewer digits, cropped, worst quality, "
+    "low quality"
+)
+GUESS_MODE_DECAY = 0.825  # of the connections' weights, from the middle block's outwards
+RANDOM_SEED = -1  # stands for a seed that is picked and reported
+_MAX_SEED = 2**32 - 1
+_PICKED_BELOW = 2**31  # far enough from the highest seed that every image of a batch has one
+
+
+class Limit(NamedTuple):
+    """Smallest and largest value of a number, and whether it must be whole."""
+
+    lowest: float
+    highest: float
+    whole: bool
+
+
+LIMITS: Mapping[str, Limit] = MappingProxyType(
+    {
+        "steps": Limit(1, 100, True),
+        "scale": Limit(0.1, 30.0, False),
+        "eta": Limit(0.0, 1.0, False),
+        "strength": Limit(0.0, 2.0, False),
+        "seed": Limit(RANDOM_SEED, _MAX_SEED, True),
+        "images": Limit(1, 12, True),
+    }
+)
+"""Of the settings that are numbers, by their names; the apps' sliders have them too."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to generate; the same settings with a seed of 0 or more give the same images.
+
+    Attributes:
+        steps: Of the sampler.
+        scale: Guidance scale; 1 is no guidance.
+        eta: Share of fresh noise at each step: 0 is deterministic DDIM, 1 is DDPM.
+        strength: Weight of the control; 0 is none.
+        guess_mode: Let the control lead even without a prompt: the unconditional pass sees no control map, and
+            the connections' weights fall off from the middle block outwards.
+        seed: Of the first image; image k has seed + k. -1 picks one at random.
+        images: How many.
+        added_prompt: Joined to every prompt by a comma.
+        negative_prompt: What guidance leads away from.
+
+    Raises:
+        ValueError: If one of them is of the wrong type or out of its limits.
+    """
+
+    steps: int = 20
+    scale: float = 9.0
+    eta: float = 0.0
+    strength: float = 1.0
+    guess_mode: bool = False
+    seed: int = RANDOM_SEED
+    images: int = 1
+    added_prompt: str = ADDED_PROMPT
+    negative_prompt: str = NEGATIVE_PROMPT
+
+    def __post_init__(self) -> None:
+        for name, limit in LIMITS.items():
+            check_number(name, getattr(self, name), limit)
+        if not isinstance(self.guess_mode, bool):
+            raise ValueError(f"guess_mode must be True or False, got {self.guess_mode!r}")
+        for name in ("added_prompt", "negative_prompt"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} must be a text, may be empty, got {getattr(self, name)!r}")
+        if self.seed + self.images - 1 > _MAX_SEED:
+            raise ValueError(
+                f"seed must be at most {_MAX_SEED - self.images + 1} for {self.images} images, got {self.seed}"
+            )
+
+    def seeds(self) -> list[int]:
+        """A seed for each image; a random start is picked anew at every call."""
+        first = secrets.randbelow(_PICKED_BELOW) if self.seed == RANDOM_SEED else self.seed
+        return [first + k for k in range(self.images)]
+
+    def control_scales(self, connections: int) -> list[float]:
+        """The weight of each of a ControlNet's connections, the middle block's last."""
+        if not self.guess_mode:
+            return [self.strength] * connections
+        return [self.strength * GUESS_MODE_DECAY ** (connections - 1 - i) for i in range(connections)]
+
+    def full_prompt(self, prompt: str) -> str:
+        """The prompt with the added prompt, either of which may be empty."""
+        return ", ".join(part for part in (prompt.strip(), self.added_prompt.strip()) if part)
+
+
+def check_number(name: str, value: object, limit: Limit) -> None:
+    """Check that a number keeps its limits.
+
+    Raises:
+        ValueError: If it does not, or is no number of the right kind.
+    """
+    kind = numbers.Integral if limit.whole else numbers.Real
+    within = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    if not within or not limit.lowest <= value <= limit.highest:
+        wanted = "a whole number" if limit.whole else "a number"
+        raise ValueError(f"{name} must be {wanted} from {limit.lowest:g} to {limit.highest:.10g}, got {value!r}")

@@ -1,0 +1,63 @@
+"""Settings: defaults, limits, seeds and weights of the connections."""
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from cldm.settings import LIMITS, Settings
+
+
+def test_defaults_are_the_published_apps():
+    s = Settings()
+    assert (s.images, s.strength, s.guess_mode, s.steps, s.scale, s.seed, s.eta) == (1, 1.0, False, 20, 9.0, -1, 0.0)
+    assert s.added_prompt == "best quality, extremely detailed"
+    assert s.negative_prompt == (
+        "longbody, lowres, bad anatomy, bad hands, missing fingers, extra digit, fewer digits, cropped, "
+        "worst quality, low quality"
+    )
+    with pytest.raises(FrozenInstanceError):
+        s.steps = 3
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_limits_themselves_are_allowed_and_what_is_beyond_is_refused(name):
+    lowest, highest, whole = LIMITS[name]
+    for allowed in (lowest, highest):
+        assert getattr(Settings(**{name: allowed}), name) == allowed
+    for refused in (lowest - 1, highest + 1, float("nan"), float("inf"), None, "5", True):
+        with pytest.raises(ValueError, match=rf"{name} must be .* from {lowest:g} to .*, got {refused!r}"):
+            Settings(**{name: refused})
+    if whole:
+        with pytest.raises(ValueError, match=f"{name} must be a whole number"):
+            Settings(**{name: lowest + 0.5})
+
+
+def test_other_types_are_refused():
+    with pytest.raises(ValueError, match="guess_mode must be True or False, got 1"):
+        Settings(guess_mode=1)
+    with pytest.raises(ValueError, match="negative_prompt must be a text, may be empty, got None"):
+        Settings(negative_prompt=None)
+
+
+def test_each_image_has_a_seed_and_a_random_one_is_picked_anew():
+    assert Settings(seed=7, images=3).seeds() == [7, 8, 9]
+    first, second = Settings(images=2).seeds(), Settings(images=2).seeds()
+    assert first[1] == first[0] + 1
+    assert first != second
+    assert Settings(seed=first[1]).seeds() == [first[1]]
+    with pytest.raises(ValueError, match="seed must be at most 4294967294 for 2 images, got 4294967295"):
+        Settings(seed=2**32 - 1, images=2)
+
+
+def test_guess_mode_weakens_the_outer_connections():
+    assert Settings(strength=0.5).control_scales(13) == [0.5] * 13
+    scales = Settings(strength=2.0, guess_mode=True).control_scales(13)
+    assert scales[-1] == 2.0
+    assert scales[0] == pytest.approx(2 * 0.825**12)
+    assert scales[11] == pytest.approx(2 * 0.825)
+
+
+def test_prompts_are_joined_by_a_comma_where_both_are_there():
+    assert Settings().full_prompt("a bird ") == "a bird, best quality, extremely detailed"
+    assert Settings().full_prompt("") == "best quality, extremely detailed"
+    assert Settings(added_prompt=" ").full_prompt("a bird") == "a bird"
