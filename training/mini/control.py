@@ -17,7 +17,7 @@ from training.mini.latents import Latents
 from training.mini.loop import Plan, train
 from training.mini.unet import Course
 
-PLAN = Plan("control", steps=2500, learning_rate=5e-4)
+PLAN = Plan("control", steps=1500, learning_rate=5e-4)
 _BATCH = 16
 _CANNY_SHARE = 0.5
 _THRESHOLDS = (100, 200)  # the Canny app's
