@@ -1,0 +1,95 @@
+"""The image log: files, their names and values, and the run's random numbers left alone."""
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+
+from cldm.logger import ImageLogger, grid, text_image
+
+
+class Model(torch.nn.Module):
+    """Stands in for a ControlLDM: draws random samples."""
+
+    def log_images(self, batch, N, **settings):
+        assert not self.training
+        return {
+            "reconstruction": torch.zeros(N, 3, 64, 64),
+            "control": torch.full((N, 3, 64, 64), -1.0),
+            "conditioning": ["a circle"] * N,
+            f"samples_cfg_scale_{settings['unconditional_guidance_scale']:.2f}": torch.randn(N, 3, 64, 64),
+        }
+
+
+class Trainer:
+    is_global_zero = True
+    global_step = 300
+    current_epoch = 2
+    loggers = ()
+
+    def __init__(self, folder):
+        self.default_root_dir = str(folder)
+
+
+def log(folder, step=300, **arguments):
+    trainer, model = Trainer(folder), Model()
+    trainer.global_step = step
+    arguments = {"batch_frequency": 300, "log_images_kwargs": {"unconditional_guidance_scale": 9.0}, **arguments}
+    ImageLogger(**arguments).on_train_batch_end(trainer, model, None, {}, 12)
+    assert model.training
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+
+
+def test_files_have_the_names_that_users_look_for(tmp_path):
+    where = "gs-000300_e-000002_b-000012.png"
+    names = ["conditioning", "control", "reconstruction", "samples_cfg_scale_9.00"]
+    assert log(tmp_path) == [f"image_log/train/{name}_{where}" for name in names]
+
+
+@pytest.mark.parametrize(("step", "count"), [(1, 4), (2, 0), (299, 0), (600, 4)])
+def test_logs_at_the_first_step_and_every_so_many(tmp_path, step, count):
+    assert len(log(tmp_path, step)) == count
+
+
+def test_other_processes_write_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "is_global_zero", False)
+    assert log(tmp_path) == []
+
+
+def test_random_numbers_of_the_run_are_not_moved(tmp_path):
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    log(tmp_path)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_values_are_mapped_to_full_range(tmp_path):
+    log(tmp_path, max_images=1)
+    control = np.array(Image.open(next(tmp_path.rglob("control_*"))))
+    assert control[5:-5, 5:-5].max() == 0
+    grey = np.array(Image.open(next(tmp_path.rglob("reconstruction_*"))))
+    assert set(np.unique(grey[5:-5, 5:-5])) <= {127, 128}
+
+
+def test_a_long_prompt_is_wrapped_inside_its_image():
+    drawn = text_image("light golden rod yellow circle with medium violet red background " * 2, 128, 128)
+    rows = (drawn < 0).any(dim=0).any(dim=1)
+    assert drawn.shape == (3, 128, 128)
+    assert rows.sum() > 40
+    assert (drawn[:, :, -1] > 0.9).all()
+
+
+def test_texts_are_drawn_as_large_as_the_images():
+    like = torch.zeros(2, 3, 64, 96)
+    assert grid(["a", "b"], like).shape == grid(like, like).shape
+
+
+def test_a_frequency_of_zero_is_refused():
+    with pytest.raises(ValueError, match="batch_frequency must be at least 1, got 0"):
+        ImageLogger(batch_frequency=0)
+
+
+def test_it_is_a_lightning_callback():
+    assert isinstance(ImageLogger(300), pl.Callback)
