@@ -7,6 +7,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from cldm.weights.expected import POSITION_IDS, check_names, shapes_of, with_position_ids
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.ddpm import Batch, LatentDiffusion
 from ldm.modules.blocks import zeroed
@@ -164,6 +165,23 @@ class ControlLDM(LatentDiffusion):
         self.only_mid_control = only_mid_control
         self.sd_locked = True
         self.control_scales = [1.0] * self.control_model.num_connections
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
+        """As `nn.Module.load_state_dict`; a noise schedule that is not given stays, `position_ids` may be given.
+
+        Raises:
+            ValueError: If names or shapes are not the model's, with `strict`.
+        """
+        given = {**self._buffers, **state_dict}
+        given.pop(POSITION_IDS, None)
+        if strict:
+            source = getattr(state_dict, "source", "the given state dict")
+            check_names(shapes_of(given), shapes_of(self.state_dict()), source)
+        return super().load_state_dict(given, strict, assign)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write what older strict loaders ask for."""
+        checkpoint["state_dict"] = with_position_ids(checkpoint["state_dict"])
 
     def get_input(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
         """Scaled latents and the condition of a batch, with the control images (b, H, W, c) in [0, 1]."""

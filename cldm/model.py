@@ -1,0 +1,100 @@
+"""Models from configs, and weights into models."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from cldm.cldm import ControlLDM
+from cldm.weights.merging import merge
+from cldm.weights.precision import in_precision
+from cldm.weights.reading import read_weights
+from ldm.deferred import HandedOver, deferred, shapes
+from ldm.util import choose_device, instantiate_from_config
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The "model" part of a yaml, as plain data.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no yaml, or has no "model".
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        known = ", ".join(sorted(f"models/{p.name}" for p in (Path(__file__).parent.parent / "models").glob("*.yaml")))
+        raise FileNotFoundError(f"no config {path}; the project has {known}")
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ValueError(f"cannot read {path} as a yaml config: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        raise ValueError(f"expected {path} to have the key 'model' as models/cldm_v15.yaml has")
+    return config["model"]
+
+
+def create_model(config_path: str | Path) -> ControlLDM:
+    """The model that a yaml describes, on the CPU.
+
+    Its weights are initialised at their first use, or never if weights are loaded before; see `ldm.deferred`.
+
+    Raises:
+        FileNotFoundError: If there is no such yaml.
+        ValueError: If the yaml asks for what there is not.
+    """
+    config = read_config(config_path)
+    return deferred(lambda: instantiate_from_config(config))
+
+
+def load_state_dict(path: str | Path, location: str | torch.device = "cpu", ema: bool = False) -> HandedOver:
+    """The tensors of a checkpoint in any format, by name, for a model's `load_state_dict`.
+
+    Args:
+        path: See `read_weights`.
+        location: Device to put them on; on the CPU they are mapped from the file.
+        ema: Whether to use the averaged weights, `model_ema.*`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged or something else than weights.
+    """
+    weights = read_weights(path, ema)
+    if torch.device(location).type == "cpu":
+        return weights
+    return HandedOver({name: tensor.to(location) for name, tensor in weights.items()}, weights.source)
+
+
+def load_model(
+    config: str | Path,
+    *checkpoints: str | Path,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = None,
+    ema: bool = False,
+) -> ControlLDM:
+    """A ready model in evaluation mode.
+
+    Args:
+        config: A yaml.
+        checkpoints: One file with everything, or a Stable Diffusion and then a ControlNet in any known shape.
+        device: To put it on; on the CPU its weights stay mapped from the files.
+        dtype: Precision of the networks, by default the config's, float32. With float16 the autoencoder stays in
+            float32, since it overflows; the noise schedule always does.
+        ema: Whether to use a base's averaged weights.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is damaged, of another version, or not everything that the model needs and nothing else.
+    """
+    target = choose_device(device)
+    model = create_model(config)
+    if not 1 <= len(checkpoints) <= 2:
+        raise ValueError(
+            f"expected one checkpoint with everything, or a Stable Diffusion and a ControlNet, got {len(checkpoints)}"
+        )
+    base, *rest = (read_weights(path, ema and i == 0) for i, path in enumerate(checkpoints))
+    weights = merge(base, rest[0] if rest else None, shapes(model), str(config))
+    model.load_state_dict(in_precision(weights, dtype or torch.float32), assign=True)
+    return model.to(target).eval()

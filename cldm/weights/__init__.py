@@ -1,0 +1,1 @@
+"""Checkpoints as dictionaries of tensors: read, recognised, converted, merged and written."""
