@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor
 
 from cldm.cldm import ControlLDM
+from cldm.model import load_model
 from cldm.model_files import ModelFiles, find_model
 from cldm.settings import Settings
 from ldm.models.diffusion.ddim import DDIMSampler
@@ -48,21 +49,15 @@ def load(files: ModelFiles, device: str | torch.device = "auto", precision: str 
         files: Configuration and weights, see `find_model`.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: Of the networks: auto (float16 on CUDA, else float32), float32, bfloat16 or float16. The
-            autoencoder, whose activations overflow in half precision, always computes in float32.
+            autoencoder and Stable Diffusion 2.1's attention, which overflow in float16, compute in float32 then.
 
     Raises:
         FileNotFoundError: If a file is not there.
         ValueError: If a file is damaged or does not fit the configuration, or device or precision are unknown.
     """
-    from cldm.model import load_model
-
     chosen = choose_device(device)
     dtype = choose_precision(precision, chosen)
-    model = load_model(files.config, *files.checkpoints, device="cpu")
-    model.first_stage_model.to(torch.float32)
-    for network in (model.model, model.control_model, model.cond_stage_model):
-        network.to(dtype)
-    return model.eval().requires_grad_(False).to(chosen)
+    return load_model(files.config, *files.checkpoints, device=chosen, dtype=dtype).requires_grad_(False)
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:

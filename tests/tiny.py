@@ -1,10 +1,13 @@
 """The small networks that the golden files were made with."""
 
+import json
+from pathlib import Path
 from typing import Any
 
-from parity import fill_module
+from safetensors.torch import save_file
 
 from cldm.cldm import ControlLDM, ControlledUnetModel, ControlNet
+from parity import fill_module
 
 TEXT = {"target": "torch.nn.Identity"}
 CLIP = {
@@ -61,9 +64,9 @@ def controlnet(version: str = "15") -> ControlNet:
     return network
 
 
-def control_ldm(parameterization: str = "eps", **changes: Any) -> ControlLDM:
-    """The tiny15 pair as a ControlLDM, its weights by their published names; the text encoder is the identity."""
-    params: dict[str, Any] = {
+def ldm_params(**changes: Any) -> dict[str, Any]:
+    """Arguments of a ControlLDM of the tiny15 pair; the text encoder is the identity unless changed."""
+    return {
         "unet_config": {
             "target": "cldm.cldm.ControlledUnetModel",
             "params": {"out_channels": 4, **encoder_params("15")},
@@ -79,9 +82,23 @@ def control_ldm(parameterization: str = "eps", **changes: Any) -> ControlLDM:
         "first_stage_key": "jpg",
         "cond_stage_key": "txt",
         "control_key": "hint",
+        "image_size": 8,
         "scale_factor": 0.18215,
-        "parameterization": parameterization,
+        **changes,
     }
-    model = ControlLDM(**{**params, **changes}).eval()
+
+
+def control_ldm(parameterization: str = "eps", **changes: Any) -> ControlLDM:
+    """The tiny15 pair as a ControlLDM, its weights by their published names."""
+    model = ControlLDM(**ldm_params(parameterization=parameterization, **changes)).eval()
     fill_module(model)
     return model
+
+
+def write_model(folder: Path) -> tuple[Path, Path]:
+    """A yaml and a checkpoint of the tiny ControlLDM with a text encoder; images of 64 pixels."""
+    config, checkpoint = folder / "tiny.yaml", folder / "control_tiny_canny.safetensors"
+    params = ldm_params(cond_stage_config=CLIP)
+    config.write_text(json.dumps({"model": {"target": "cldm.cldm.ControlLDM", "params": params}}))  # JSON is yaml
+    save_file(control_ldm(cond_stage_config=CLIP).state_dict(), checkpoint)
+    return config, checkpoint
