@@ -199,7 +199,7 @@ def main() -> None:
         "\nNext:\n"
         "  python gradio_canny2image.py        an app in your browser, on the miniature until you add weights\n"
         "  python tutorial_dataset.py PATH     check a dataset of your own\n"
-        "  README.md, "Train"                  train a ControlNet for Stable Diffusion on it"
+        "  README.md, section Train             train a ControlNet for Stable Diffusion on it"
     )
 
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cldm.cldm import ControlLDM
-from cldm.weights.save import save_tensors
+from cldm.weights.saving import save_weights
 
 WEIGHT_FORMATS = (".safetensors", ".ckpt", ".pth", ".pt")
 
@@ -170,4 +170,4 @@ class SaveControl(pl.Callback):
                 unet = model.model.diffusion_model
                 names = [name for name in unet.state_dict() if name.startswith(("output_blocks.", "out."))]
                 trained |= {f"model.diffusion_model.{name}": unet.state_dict()[name] for name in names}
-            save_tensors(trained, file)
+            save_weights(trained, file)

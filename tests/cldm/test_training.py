@@ -10,7 +10,7 @@ import tiny
 import torch
 
 from cldm.training import SaveControl, Settings, changed, from_command_line, require
-from cldm.weights.read import read_tensors
+from cldm.weights.reading import read_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -88,7 +88,7 @@ def test_what_was_trained_is_saved(tmp_path, sd_locked):
     assert not list(tmp_path.iterdir())
     callback.on_train_batch_end(Trainer(10), model, None, None, 0)
     callback.on_train_end(Trainer(10), model)
-    saved = read_tensors(tmp_path / "control_000010.safetensors")
+    saved = read_weights(tmp_path / "control_000010.safetensors")
     expected = {name: p for name, p in model.named_parameters() if id(p) in trained}
     assert set(saved) == set(expected)
     assert all(torch.equal(saved[name], expected[name]) for name in expected)
