@@ -1,0 +1,53 @@
+"""Apps served by their own scripts, for tests that use them as people and programs do."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+_WAIT = 240  # seconds until an app must answer, on a busy machine
+
+
+class Served(NamedTuple):
+    """Where an app answers, and what it prints."""
+
+    url: str
+    log: Path
+
+
+@contextmanager
+def served(script: str, folder: Path, *flags: str) -> Iterator[Served]:
+    """Run a root script on a free port until the end of the block; its output goes to a file in `folder`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    app = Served(f"http://127.0.0.1:{port}/", folder / f"{script}.log")
+    command = [sys.executable, script, "--port", str(port), "--device", "cpu", *flags]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with app.log.open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            _wait_for(app, process)
+            yield app
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _wait_for(app: Served, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + _WAIT
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            urllib.request.urlopen(app.url, timeout=10).close()
+            return
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            time.sleep(0.2)
+    raise RuntimeError(f"the app did not answer at {app.url}; it printed:\n{app.log.read_text()}")
