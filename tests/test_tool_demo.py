@@ -39,11 +39,12 @@ def test_losses_are_read_from_the_log(demo, tmp_path):
 
 
 def test_the_picture_has_a_row_for_each_name(demo, tmp_path):
-    image = np.full((demo.SIZE, demo.SIZE, 3), 77, np.uint8)
+    purple = np.uint8([77, 0, 99])  # no grey, as the names are
+    image = np.broadcast_to(purple, (demo.SIZE, demo.SIZE, 3))
     demo.picture({"hint": [image] * 3, "target": [image] * 3}, tmp_path / "a.png")
     shown = np.array(Image.open(tmp_path / "a.png"))
     assert shown.shape[0] == 2 * (demo.SIZE + 4)
-    assert (shown == 77).all(axis=2).sum() == 6 * demo.SIZE**2
+    assert (shown == purple).all(axis=2).sum() == 6 * demo.SIZE**2
 
 
 def test_the_curve_is_drawn(demo, tmp_path):
