@@ -81,11 +81,11 @@ def find_dataset(path: str | Path) -> Path:
 
 def _how_to_get(path: Path) -> str:
     folder = path.parent if path.suffix == ".zip" else path
-    archives = [
-        file for file in (path, path.with_name(f"{path.name}.zip"), *sorted(path.glob("*.zip"))) if file.is_file()
-    ]
-    if archives:
-        return f"{archives[0]} is still packed; unpack it:\n    python -m zipfile -e {quote(str(archives[0]))} {quote(str(folder))}"
+    archives = [path, path.with_name(f"{path.name}.zip"), *sorted(path.glob("*.zip"))]
+    packed = next((file for file in archives if file.is_file()), None)
+    if packed:
+        unpack = f"python -m zipfile -e {quote(str(packed))} {quote(str(folder))}"
+        return f"{packed} is still packed; unpack it:\n    {unpack}"
     folder = path.parent if path.name == PROMPTS_FILE else path
     if (folder / "source").is_dir():
         return f"no {PROMPTS_FILE} in {folder}; if it was being made there, run the same command again to go on"
@@ -105,7 +105,8 @@ def read_rows(file: Path) -> list[Row]:
     rows = []
     for row in try_rows(file):
         if isinstance(row, BadRow):
-            raise ValueError(f"{row}. For a list of all such rows: python tutorial_dataset.py {quote(str(file.parent))}")
+            check = f"python tutorial_dataset.py {quote(str(file.parent))}"
+            raise ValueError(f"{row}. For a list of all such rows: {check}")
         rows.append(row)
     if not rows:
         raise ValueError(f"{file} has no rows; expected one JSON object a line, with {', '.join(_KEYS)}")
