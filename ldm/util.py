@@ -17,7 +17,7 @@ def get_obj_from_str(path: str) -> Any:
     module_name, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module_name), name)
-    except (ModuleNotFoundError, AttributeError, ValueError) as error:
+    except (ModuleNotFoundError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"cannot find the target {path!r} of a config: {error}; check its spelling") from error
 
 
@@ -30,6 +30,10 @@ def instantiate_from_config(config: Mapping[str, Any], **overrides: Any) -> Any:
     if "target" not in config:
         raise ValueError(f"expected a config with the key 'target', got the keys {list(config)}")
     target = get_obj_from_str(config["target"])
+    if not callable(target):
+        raise ValueError(
+            f"expected a target that is a class or function, got {config['target']!r}, a {type(target).__name__}"
+        )
     params = {**(config.get("params") or {}), **overrides}
     try:
         inspect.signature(target).bind(**params)

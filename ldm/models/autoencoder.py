@@ -20,6 +20,9 @@ class AutoencoderKL(nn.Module):
         lossconfig: Accepted for the sake of published configs; `reconstruction_loss` is the loss there is.
         monitor: Likewise.
         image_key: Likewise.
+
+    Raises:
+        ValueError: If `double_z` is false: a posterior has a log-variance.
     """
 
     def __init__(
@@ -31,6 +34,8 @@ class AutoencoderKL(nn.Module):
         image_key: str = "image",
     ):
         super().__init__()
+        if not ddconfig.get("double_z", True):
+            raise ValueError("expected double_z: true in ddconfig, since the posterior has a log-variance, got false")
         shared = {k: v for k, v in ddconfig.items() if k not in ("out_ch", "in_channels", "double_z")}
         self.encoder = Encoder(in_channels=ddconfig["in_channels"], **shared)
         self.decoder = Decoder(out_ch=ddconfig["out_ch"], **shared)

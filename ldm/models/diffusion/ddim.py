@@ -42,10 +42,12 @@ def ddim_step(
         noise: Standard normal, same shape as `x`; needed when `eta` > 0.
 
     Raises:
-        ValueError: If `eta` is negative, or positive without `noise`.
+        ValueError: If `eta` is not between 0 and 1, where eq. (12) has real roots, or positive without `noise`.
     """
-    if eta < 0 or (eta > 0 and noise is None):
-        raise ValueError(f"eta must be 0, or positive with noise given, got {eta}")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must be between 0 (deterministic) and 1 (as DDPM), got {eta}")
+    if eta > 0 and noise is None:
+        raise ValueError(f"noise must be given where eta is positive, got eta {eta} without it")
     x0 = (x - (1 - abar).sqrt() * eps) / abar.sqrt()  # eq. (9)
     sigma = eta * ((1 - abar_prev) / (1 - abar) * (1 - abar / abar_prev)).sqrt()  # eq. (16)
     direction = (1 - abar_prev - sigma**2).sqrt() * eps
@@ -124,7 +126,7 @@ class DDIMSampler:
             Latents (batch_size, c, h, w), and {"x_inter": [...], "pred_x0": [...]} along the way.
 
         Raises:
-            ValueError: If S is out of range, `x_T` has another shape, or `mask` comes without `x0`.
+            ValueError: If S or eta is out of range, `x_T` has another shape, or `mask` comes without `x0`.
         """
         model = self.model
         device = model.alphas_cumprod.device

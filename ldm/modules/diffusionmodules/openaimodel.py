@@ -36,7 +36,8 @@ class UNetEncoder(nn.Module):
         use_fp16: See `image_size`.
 
     Raises:
-        ValueError: If neither or both of `num_heads` and `num_head_channels` are given, or there is no prompt.
+        ValueError: If neither or both of `num_heads` and `num_head_channels` are given, they do not divide the
+            channels, or there is no prompt.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class UNetEncoder(nn.Module):
             return ResBlock(channels, emb_channels, dropout, out_channels, use_checkpoint, num_groups)
 
         def transformer(channels: int) -> SpatialTransformer:
-            heads = num_heads if num_head_channels == -1 else channels // num_head_channels
+            heads = _number_of_heads(channels, num_heads, num_head_channels)
             return SpatialTransformer(
                 channels,
                 heads,
@@ -202,3 +203,10 @@ class UNetModel(UNetEncoder):
         emb = self.embed(timesteps)
         *skips, h = self.encode(x.to(self.dtype), emb, context)
         return self.decode(h, skips, emb, context).to(x.dtype)
+
+
+def _number_of_heads(channels: int, num_heads: int, num_head_channels: int) -> int:
+    name, divisor = ("num_heads", num_heads) if num_head_channels == -1 else ("num_head_channels", num_head_channels)
+    if divisor < 1 or channels % divisor:
+        raise ValueError(f"{name} must divide the number of channels, {channels}, got {divisor}")
+    return num_heads if num_head_channels == -1 else channels // num_head_channels

@@ -43,11 +43,12 @@ class _TextEncoder(nn.Module):
 
     pad: int
 
-    def __init__(self, layer: str, max_length: int):
+    def __init__(self, layer: str, layers: int, max_length: int):
         super().__init__()
         if layer not in ("last", "penultimate"):
             raise ValueError(f"layer must be last or penultimate, got {layer!r}")
         self.clip_skip = 1 if layer == "last" else 2
+        self.layers = layers
         self.max_length = max_length
 
     def freeze(self) -> None:
@@ -62,9 +63,15 @@ class _TextEncoder(nn.Module):
 
         Returns:
             (number of texts, max_length, width).
+
+        Raises:
+            ValueError: If there is no such layer.
         """
+        clip_skip = self.clip_skip if clip_skip is None else clip_skip
+        if not 1 <= clip_skip <= self.layers:
+            raise ValueError(f"clip_skip must be between 1 and {self.layers}, the number of layers, got {clip_skip}")
         ids = tokenize(texts, self.max_length, self.pad)
-        return self.encode_tokens(ids.to(next(self.parameters()).device), clip_skip or self.clip_skip)
+        return self.encode_tokens(ids.to(next(self.parameters()).device), clip_skip)
 
     def encode(self, texts: str | Sequence[str]) -> Tensor:
         return self(texts)
@@ -106,7 +113,7 @@ class FrozenCLIPEmbedder(_TextEncoder):
     ):
         from transformers import CLIPTextConfig, CLIPTextModel
 
-        super().__init__(layer, max_length)
+        super().__init__(layer, layers, max_length)
         if version != "openai/clip-vit-large-patch14":
             raise ValueError(f"expected the text model openai/clip-vit-large-patch14, got {version!r}")
         config = CLIPTextConfig(
@@ -165,7 +172,7 @@ class FrozenOpenCLIPEmbedder(_TextEncoder):
     ):
         from open_clip.transformer import TextTransformer
 
-        super().__init__(layer, max_length)
+        super().__init__(layer, layers, max_length)
         if arch != "ViT-H-14":
             raise ValueError(f"expected the text tower of ViT-H-14, got {arch!r}")
         self.model = TextTransformer(max_length, VOCABULARY, width, heads, layers, output_dim=width)

@@ -1,0 +1,241 @@
+"""DDIM against diffusers' scheduler and against distributions whose exact denoiser is known."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from ldm.models.diffusion.ddim import DDIMSampler, ddim_step, ddim_timesteps, standard_normal
+from ldm.models.diffusion.prediction import velocity
+from ldm.models.diffusion.schedule import make_beta_schedule, schedule_buffers
+
+ABAR = schedule_buffers(make_beta_schedule("linear", 1000, 0.00085, 0.0120))["alphas_cumprod"]
+SHAPE = (4, 4, 4)
+
+
+class ExactModel:
+    """The ideal denoiser of latents that are independently normal with a mean and a standard deviation."""
+
+    alphas_cumprod = ABAR
+
+    def __init__(self, mean: float, std: float, parameterization: str = "eps"):
+        self.mean, self.std, self.parameterization = mean, std, parameterization
+        self.times: list[int] = []
+
+    def apply_model(self, x: Tensor, t: Tensor, cond) -> Tensor:
+        assert (t == t[0]).all()
+        self.times.append(int(t[0]))
+        abar = self.alphas_cumprod[t][:, None, None, None]
+        variance = abar * self.std**2 + 1 - abar
+        eps = (1 - abar).sqrt() * (x - abar.sqrt() * self.mean) / variance
+        z = self.mean + abar.sqrt() * self.std**2 * (x - abar.sqrt() * self.mean) / variance
+        return eps if self.parameterization == "eps" else velocity(z, eps, abar)
+
+
+class Wobbly(ExactModel):
+    """A denoiser that is no ideal one, so that errors do not heal."""
+
+    def __init__(self, parameterization: str):
+        super().__init__(0.0, 1.0, parameterization)
+
+    def apply_model(self, x: Tensor, t: Tensor, cond) -> Tensor:
+        self.times.append(int(t[0]))
+        return torch.tanh(x.roll(1, -1) + 0.3 * x + t[:, None, None, None] / 500)
+
+
+def scheduler(parameterization: str) -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.0120,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        timestep_spacing="leading",
+        prediction_type={"eps": "epsilon", "v": "v_prediction"}[parameterization],
+    )
+
+
+def start(count: int = 2) -> Tensor:
+    return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("steps", [1, 5, 7, 20, 30, 50, 333, 500])
+def test_timesteps_are_diffusers(steps):
+    theirs = scheduler("eps")
+    theirs.set_timesteps(steps)
+    assert ddim_timesteps(steps)[::-1] == theirs.timesteps.tolist()
+
+
+@pytest.mark.parametrize("steps", [*range(1, 101), 333, 334, 500, 501, 999, 1000])
+def test_steps_are_as_many_as_asked_for_and_within_the_schedule(steps):
+    times = ddim_timesteps(steps)
+    assert len(set(times)) == steps
+    assert times == sorted(times)
+    assert times[0] >= 0
+    assert times[-1] <= 999
+
+
+def test_timesteps_by_hand():
+    assert ddim_timesteps(5) == [1, 201, 401, 601, 801]
+    assert ddim_timesteps(30)[:3] == [1, 34, 67]
+    assert ddim_timesteps(30)[-1] == 958
+    assert ddim_timesteps(2, 4) == [1, 3]
+    assert ddim_timesteps(4, 4) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001])
+def test_impossible_numbers_of_steps_are_named(steps):
+    with pytest.raises(ValueError, match=f"steps must be between 1 and 1000, got {steps}"):
+        ddim_timesteps(steps)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("steps", [1, 20, 30])
+@pytest.mark.parametrize("parameterization", ["eps", "v"])
+def test_sampling_is_diffusers(parameterization, steps, eta):
+    model, theirs = Wobbly(parameterization), scheduler(parameterization)
+    generators = [torch.Generator().manual_seed(k) for k in range(2)]
+    same_noise = [torch.Generator().manual_seed(k) for k in range(2)]
+    ours, _ = DDIMSampler(model).sample(steps, 2, SHAPE, eta=eta, x_T=start(), generators=generators, verbose=False)
+    theirs.set_timesteps(steps)
+    x = start()
+    for t in theirs.timesteps:
+        output = model.apply_model(x, t.expand(2), {})
+        noise = standard_normal((2, *SHAPE), same_noise, torch.device("cpu")) if eta else None
+        x = theirs.step(output, t, x, eta=eta, variance_noise=noise).prev_sample
+    assert model.times[:steps] == model.times[steps:] == theirs.timesteps.tolist()
+    torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-4)
+
+
+def test_a_step_by_hand():
+    x, eps = torch.tensor([2.0]), torch.tensor([0.5])
+    abar, abar_prev = torch.tensor(0.36), torch.tensor(0.64)
+    z = (2 - 0.8 * 0.5) / 0.6
+    assert ddim_step(x, eps, abar, abar_prev).item() == pytest.approx(0.8 * z + 0.6 * 0.5)
+    sigma = ((1 - 0.64) / (1 - 0.36) * (1 - 0.36 / 0.64)) ** 0.5
+    expected = 0.8 * z + (1 - 0.64 - sigma**2) ** 0.5 * 0.5 + sigma * 3
+    assert ddim_step(x, eps, abar, abar_prev, 1.0, torch.tensor([3.0])).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("parameterization", ["eps", "v"])
+def test_a_single_point_is_found_in_any_number_of_steps(parameterization):
+    for steps in (1, 4, 30):
+        model, passed = ExactModel(2.5, 0.0, parameterization), []
+        DDIMSampler(model).sample(
+            steps, 2, SHAPE, x_T=start(), verbose=False, img_callback=lambda z, i, passed=passed: passed.append(z)
+        )
+        assert len(passed) == steps
+        for z in passed:
+            torch.testing.assert_close(z, torch.full_like(z, 2.5), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("parameterization", ["eps", "v"])
+def test_deterministic_samples_converge_to_the_exact_flow(parameterization):
+    """Along the flow, (x - sqrt(abar) mean) / std of x stays the same."""
+    mean, std, first = 1.5, 0.4, ABAR[0]
+    errors = {}
+    for steps in (10, 100, 500):
+        model = ExactModel(mean, std, parameterization)
+        x, _ = DDIMSampler(model).sample(steps, 2, SHAPE, x_T=start(), verbose=False)
+        last = ABAR[model.times[0]]
+        kept = (start() - last.sqrt() * mean) / (last * std**2 + 1 - last).sqrt()
+        exact = first.sqrt() * mean + (first * std**2 + 1 - first).sqrt() * kept
+        errors[steps] = (x - exact).abs().max().item()
+    assert errors[500] < 0.02
+    assert errors[500] < errors[100] / 3 < errors[10] / 9
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_samples_have_the_mean_and_spread_of_the_data(eta):
+    generators = [torch.Generator().manual_seed(k) for k in range(32)]
+    size, mean, std, last = (32, 4, 16, 16), -1.0, 0.5, ABAR[ddim_timesteps(100)[-1]]
+    noise = torch.randn(size, generator=torch.Generator().manual_seed(32))
+    x = last.sqrt() * mean + (last * std**2 + 1 - last).sqrt() * noise  # pure noise would have the mean 0
+    sampler = DDIMSampler(ExactModel(mean, std))
+    x, _ = sampler.sample(100, 32, size[1:], eta=eta, x_T=x, generators=generators, verbose=False)
+    assert x.mean().item() == pytest.approx(mean, abs=0.01)
+    assert x.std().item() == pytest.approx(std, abs=0.02)
+
+
+def test_an_image_depends_on_its_own_generator_alone():
+    def sample(*seeds: int) -> Tensor:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return DDIMSampler(Wobbly("eps")).sample(4, len(seeds), SHAPE, eta=0.7, generators=generators, verbose=False)[0]
+
+    together, alone = sample(5, 6, 7), sample(6)
+    torch.testing.assert_close(together[1:2], alone)
+    assert not torch.allclose(together[0], together[1])
+
+
+def test_a_mask_keeps_what_is_given():
+    known, mask = torch.full((2, *SHAPE), 4.0), torch.zeros(2, 1, 4, 4)
+    mask[..., :2] = 1
+    generators = [torch.Generator().manual_seed(k) for k in range(2)]
+    model = ExactModel(0.0, 0.0)
+    blended = []
+    apply = model.apply_model
+    model.apply_model = lambda x, t, cond: blended.append(x) or apply(x, t, cond)
+    DDIMSampler(model).sample(50, 2, SHAPE, mask=mask, x0=known, x_T=start(), generators=generators, verbose=False)
+    last = blended[-1]
+    assert last[..., :2].mean().item() == pytest.approx(4.0, abs=0.05)
+    assert last[..., 2:].abs().max().item() < 0.5
+
+
+def test_what_is_returned_along_the_way():
+    model, steps = ExactModel(0.0, 1.0), []
+    x, passed = DDIMSampler(model).sample(7, 2, SHAPE, x_T=start(), log_every_t=3, callback=steps.append, verbose=False)
+    assert steps == list(range(7))
+    assert torch.equal(passed["x_inter"][0], start())
+    assert torch.equal(passed["x_inter"][-1], x)
+    assert len(passed["x_inter"]) == len(passed["pred_x0"]) == 1 + 3  # at the start, and after steps 0, 3 and 6
+
+
+def test_what_the_caller_owns_is_not_changed():
+    noise, cond = start(), {"c_crossattn": [torch.zeros(2, 7, 4)]}
+    DDIMSampler(ExactModel(0.0, 1.0)).sample(3, 2, SHAPE, cond, x_T=noise, verbose=False)
+    assert torch.equal(noise, start())
+    assert list(cond) == ["c_crossattn"]
+
+
+def test_progress_is_shown_unless_it_is_not_wanted(capsys):
+    DDIMSampler(ExactModel(0.0, 1.0)).sample(3, 1, SHAPE, verbose=False)
+    assert capsys.readouterr().err == ""
+    DDIMSampler(ExactModel(0.0, 1.0)).sample(3, 1, SHAPE)
+    assert "3/3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"S": 0}, "steps must be between 1 and 1000, got 0"),
+        ({"eta": -0.1}, r"eta must be between 0 \(deterministic\) and 1 \(as DDPM\), got -0.1"),
+        ({"eta": 1.5}, r"eta must be between 0 .* got 1.5"),
+        ({"x_T": torch.zeros(1, 4, 4, 4)}, r"x_T must have the shape \(2, 4, 4, 4\), got \(1, 4, 4, 4\)"),
+        ({"mask": torch.ones(2, 1, 4, 4)}, "mask and x0 go together"),
+        ({"x0": torch.ones(2, 4, 4, 4)}, "mask and x0 go together"),
+        ({"generators": [torch.Generator()]}, "expected a generator for each of 2 images, got 1"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        DDIMSampler(ExactModel(0.0, 1.0)).sample(
+            **{"S": 3, "batch_size": 2, "shape": SHAPE, "verbose": False, **arguments}
+        )
+
+
+def test_a_step_with_eta_needs_noise():
+    x, abar = torch.zeros(1), torch.tensor(0.5)
+    with pytest.raises(ValueError, match=r"noise must be given where eta is positive, got eta 0\.5 without it"):
+        ddim_step(x, x, abar, abar, 0.5)
+
+
+def test_noise_is_standard_normal_and_the_same_for_the_same_seeds():
+    generators = [torch.Generator().manual_seed(k) for k in (3, 4)]
+    noise = standard_normal((2, 4, 64, 64), generators, torch.device("cpu"))
+    assert abs(noise.mean().item()) < 0.02
+    assert noise.std().item() == pytest.approx(1, abs=0.02)
+    again = standard_normal((2, 4, 64, 64), [torch.Generator().manual_seed(k) for k in (3, 4)], torch.device("cpu"))
+    np.testing.assert_array_equal(noise, again)
+    assert standard_normal((2, 3), None, torch.device("cpu")).shape == (2, 3)
