@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cldm.cldm import ControlLDM
+from cldm.data import find_dataset
 from cldm.weights.saving import save_weights
 
 WEIGHT_FORMATS = (".safetensors", ".ckpt", ".pth", ".pt")
@@ -133,13 +134,12 @@ def require(settings: Settings, attach: str) -> Path:
             f"weights {given}: put a Stable Diffusion into ./models, then attach a ControlNet to it:\n"
             f"    python {attach} {given}"
         )
-    if not (Path(settings.dataset) / "prompt.json").is_file():
-        missing.append(
-            f"dataset {settings.dataset}: unpack the published fill50k.zip there, or make one like it:\n"
-            f"    python tool_make_fill50k.py --output {settings.dataset}"
-        )
+    try:
+        find_dataset(settings.dataset)
+    except FileNotFoundError as error:
+        missing.append(str(error))
     if missing:
-        raise FileNotFoundError("this run needs what is not there:\n" + "\n".join(f"- {line}" for line in missing))
+        raise FileNotFoundError("this run needs what is not there\n" + "\n".join(f"- {line}" for line in missing))
     return found[0]
 
 
