@@ -20,7 +20,8 @@ _HINT_CHANNELS = ((16, 1), (16, 1), (32, 2), (32, 1), (96, 2), (96, 1), (256, 2)
 describes a shorter one, published weights have this."""
 
 
-def _hint_encoder(hint_channels: int, out_channels: int) -> TimestepEmbedSequential:
+def hint_encoder(hint_channels: int, out_channels: int) -> TimestepEmbedSequential:
+    """The convolutions that take a control image to the size of a latent; the last one is zero at first."""
     layers: list[nn.Module] = []
     channels = hint_channels
     for width, stride in _HINT_CHANNELS:
@@ -40,7 +41,7 @@ class ControlNet(UNetEncoder):
     def __init__(self, *, hint_channels: int, **encoder: Any):
         super().__init__(**encoder)
         self.hint_channels = hint_channels
-        self.input_hint_block = _hint_encoder(hint_channels, self.model_channels)
+        self.input_hint_block = hint_encoder(hint_channels, self.model_channels)
         self.zero_convs = nn.ModuleList(
             TimestepEmbedSequential(zeroed(nn.Conv2d(channels, channels, 1))) for channels in self.skip_channels
         )

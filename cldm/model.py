@@ -9,10 +9,11 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from cldm.cldm import ControlLDM
+from cldm.weights.blueprint import Blueprint
 from cldm.weights.merging import merge
 from cldm.weights.precision import in_precision
 from cldm.weights.reading import read_weights
-from ldm.deferred import HandedOver, deferred, shapes
+from ldm.deferred import HandedOver, deferred
 from ldm.util import choose_device, instantiate_from_config
 
 
@@ -95,6 +96,6 @@ def load_model(
             f"expected one checkpoint with everything, or a Stable Diffusion and a ControlNet, got {len(checkpoints)}"
         )
     base, *rest = (read_weights(path, ema and i == 0) for i, path in enumerate(checkpoints))
-    weights = merge(base, rest[0] if rest else None, shapes(model), str(config))
+    weights = merge(base, rest[0] if rest else None, Blueprint.of(model, str(config)))
     model.load_state_dict(in_precision(weights, dtype or torch.float32), assign=True)
     return model.to(target).eval()

@@ -18,7 +18,10 @@ SCHEDULE = frozenset(schedule_buffers(np.array([0.5])))
 
 _VERSIONS = {"sd15": 768, "sd21": 1024, "sdxl": 2048}
 _TITLES = {"sd15": "Stable Diffusion 1", "sd21": "Stable Diffusion 2", "sdxl": "Stable Diffusion XL"}
-_CONFIGS = {"sd15": "models/cldm_v15.yaml", "sd21": "models/cldm_v21.yaml"}
+_CONFIGS = {
+    "sd15": "models/cldm_v15.yaml (tool_add_control.py)",
+    "sd21": "models/cldm_v21.yaml (tool_add_control_sd21.py)",
+}
 _CONTEXT_PROJECTION = ".attn2.to_k.weight"
 
 

@@ -41,13 +41,18 @@ def control_weights(weights: Mapping[str, Tensor], expected: Shapes, source: str
     return {name: _projection(tensor, expected.get(name)) for name, tensor in named.items()}
 
 
+def unet_twin(name: str) -> str:
+    """The U-Net's name of what a ControlNet copies; the name itself for all other tensors."""
+    return UNET + name.removeprefix(CONTROL) if name.startswith(CONTROL) else name
+
+
 def without_difference(control: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The ControlNet itself; where it is stored as the difference to a U-Net, `base`'s is added."""
     if DIFFERENCE not in control:
         return dict(control)
     whole = {}
     for name, tensor in control.items():
-        twin = base.get(UNET + name.removeprefix(CONTROL))
+        twin = base.get(unet_twin(name))
         if name != DIFFERENCE:
             whole[name] = tensor if twin is None or twin.shape != tensor.shape else tensor.float() + twin.float()
     return whole

@@ -27,9 +27,6 @@ def in_precision(weights: Mapping[str, Tensor], dtype: torch.dtype) -> HandedOve
     return HandedOver(converted, getattr(weights, "source", "the given weights"))
 
 
-def halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights as they are stored in half the space: float16, except for the noise schedule."""
-    return {
-        name: tensor.to(torch.float16) if tensor.is_floating_point() and name not in SCHEDULE else tensor
-        for name, tensor in weights.items()
-    }
+def halved(name: str, tensor: Tensor) -> Tensor:
+    """A tensor as it is stored in half the space: float16, unless it belongs to the noise schedule."""
+    return tensor.half() if tensor.is_floating_point() and name not in SCHEDULE else tensor
