@@ -54,7 +54,8 @@ def _heart() -> np.ndarray:
     t = np.linspace(0, 2 * np.pi, 96, endpoint=False)
     x = 16 * np.sin(t) ** 3
     y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
-    return np.stack([x, y + 2.5], axis=1) / 17
+    points = np.stack([x, y - (y.min() + y.max()) / 2], axis=1)
+    return points / np.linalg.norm(points, axis=1).max()
 
 
 def _cross(arm: float = 0.36) -> np.ndarray:

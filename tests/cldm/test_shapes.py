@@ -43,18 +43,7 @@ def test_prompt_reads_as_fill50k_does():
     assert scene.prompt == "pale golden rod circle with old lace background"
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [
-        pytest.param(
-            name,
-            marks=pytest.mark.xfail(
-                name == "heart", reason="its tip reaches 1.15, so it may leave the image", strict=True
-            ),
-        )
-        for name in OUTLINES
-    ],
-)
+@pytest.mark.parametrize("shape", OUTLINES)
 def test_outline_reaches_to_the_unit_circle_and_not_beyond(shape):
     assert np.linalg.norm(OUTLINES[shape], axis=1).max() == pytest.approx(1, abs=1e-9)
 
