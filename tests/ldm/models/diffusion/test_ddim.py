@@ -149,14 +149,14 @@ def test_deterministic_samples_converge_to_the_exact_flow(parameterization):
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_samples_have_the_mean_and_spread_of_the_data(eta):
-    generators = [torch.Generator().manual_seed(k) for k in range(32)]
-    size, mean, std, last = (32, 4, 16, 16), -1.0, 0.5, ABAR[ddim_timesteps(100)[-1]]
-    noise = torch.randn(size, generator=torch.Generator().manual_seed(32))
+    generators = [torch.Generator().manual_seed(k) for k in range(16)]
+    size, mean, std, last = (16, 4, 16, 16), -1.0, 0.5, ABAR[ddim_timesteps(500)[-1]]
+    noise = torch.randn(size, generator=torch.Generator().manual_seed(16))
     x = last.sqrt() * mean + (last * std**2 + 1 - last).sqrt() * noise  # pure noise would have the mean 0
     sampler = DDIMSampler(ExactModel(mean, std))
-    x, _ = sampler.sample(100, 32, size[1:], eta=eta, x_T=x, generators=generators, verbose=False)
+    x, _ = sampler.sample(500, 16, size[1:], eta=eta, x_T=x, generators=generators, verbose=False)
     assert x.mean().item() == pytest.approx(mean, abs=0.01)
-    assert x.std().item() == pytest.approx(std, abs=0.02)
+    assert x.std().item() == pytest.approx(std, abs=0.01)
 
 
 def test_an_image_depends_on_its_own_generator_alone():
