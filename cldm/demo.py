@@ -56,12 +56,13 @@ def build(runner: Runner) -> Any:
 
     with gr.Blocks(title=demo.title, analytics_enabled=False, delete_cache=(_CACHE_CHECK, _CACHE_AGE)) as page:
         gr.Markdown(f"# {demo.title}")
-        gr.Markdown(runner.notice)
+        notice = gr.Markdown(runner.notice())
+        page.load(runner.notice, outputs=notice, api_visibility="private")
         with gr.Row():
             with gr.Column():
                 inputs: dict[str, Any] = {
                     "image": gr.Image(label="Image", type="filepath", image_mode=None, sources=["upload", "clipboard"]),
-                    "prompt": gr.Textbox(label="Prompt"),
+                    "prompt": gr.Textbox("", label="Prompt"),
                 }
                 run = gr.Button("Run", variant="primary")
                 with gr.Accordion("Advanced options", open=False):
@@ -133,7 +134,7 @@ def _message(text: str) -> Exception:
     import gradio as gr
 
     print(f"Error: {text}", file=sys.stderr)
-    return gr.Error(html.escape(text), duration=None, print_exception=False)
+    return gr.Error(html.escape(text, quote=False), duration=None, print_exception=False)
 
 
 def _parser(demo: Demo) -> argparse.ArgumentParser:

@@ -1,0 +1,67 @@
+"""Which model an app runs on: the user's, the published one, or the miniature."""
+
+from pathlib import Path
+
+import pytest
+
+from cldm.model_files import MINIATURE_SETTINGS, MODELS, find_model
+from cldm.settings import Settings
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A models folder with the configs and, for canny, everything else as empty files."""
+    for config in MODELS.glob("*.yaml"):
+        (tmp_path / config.name).write_text(config.read_text())
+    for name in ("sd_mini.safetensors", "control_mini_canny.safetensors", "control_sd15_canny.pth"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_the_published_model_is_the_first_choice(models):
+    files = find_model("canny", folder=models)
+    assert (files.config, files.checkpoints) == (models / "cldm_v15.yaml", (models / "control_sd15_canny.pth",))
+    assert (files.resolution, files.settings, files.notice) == (512, Settings(), "")
+    (models / "control_sd15_canny.safetensors").touch()
+    assert find_model("canny", folder=models).checkpoints == (models / "control_sd15_canny.safetensors",)
+
+
+def test_else_the_miniature_which_says_so(models):
+    (models / "control_sd15_canny.pth").unlink()
+    files = find_model("canny", folder=models)
+    assert files.config == models / "cldm_mini.yaml"
+    assert files.checkpoints == (models / "sd_mini.safetensors", models / "control_mini_canny.safetensors")
+    assert (files.resolution, files.settings) == (128, MINIATURE_SETTINGS)
+    assert "bundled miniature" in files.notice
+    assert "download `control_sd15_canny.pth` (5.7 GB" in files.notice
+    assert f"to `{models.name}/control_sd15_canny.pth`" in files.notice
+
+
+def test_else_an_error_that_says_what_to_put_where(models):
+    with pytest.raises(FileNotFoundError, match=r"\(control_mini_hed.safetensors missing\).*control_sd15_hed.pth"):
+        find_model("hed", folder=models)
+
+
+def test_the_users_files_come_before_all(models):
+    mine = models / "mine.safetensors"
+    mine.touch()
+    assert find_model("canny", [mine], folder=models).config == models / "cldm_v15.yaml"
+    files = find_model("canny", [str(mine)], models / "cldm_mini.yaml")
+    assert (files.checkpoints, files.resolution, files.settings) == ((mine,), 128, MINIATURE_SETTINGS)
+    assert files.notice == ""
+    newer = models / "control_SD21_canny.pth"
+    newer.touch()
+    assert find_model("canny", [newer], folder=models).config == models / "cldm_v21.yaml"
+
+
+def test_what_the_user_names_must_be_there_and_be_a_config(models):
+    with pytest.raises(FileNotFoundError, match=r"no file at .*absent.pth; give the path of an existing one"):
+        find_model("canny", [models / "absent.pth"], folder=models)
+    with pytest.raises(FileNotFoundError, match=r"no file at .*absent.yaml"):
+        find_model("canny", [models / "sd_mini.safetensors"], models / "absent.yaml")
+    with pytest.raises(ValueError, match="expected checkpoints together with the config"):
+        find_model("canny", config=models / "cldm_mini.yaml")
+    for text in ("", "a: [", "- a list", "model: 3", "model:\n  target: x"):
+        (models / "other.yaml").write_text(text)
+        with pytest.raises(ValueError, match=r"other.yaml is no configuration of a model"):
+            find_model("canny", [models / "sd_mini.safetensors"], models / "other.yaml")

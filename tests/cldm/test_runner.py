@@ -1,0 +1,173 @@
+"""What an app does when Run is pressed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+import tiny
+from annotator.canny import CannyDetector
+from cldm import model_files, pipeline
+from cldm.pipeline import Settings, generate
+from cldm.runner import Demo, Machine, Runner, Slider, invert, read_image
+
+DEMO = Demo("Canny", "canny", CannyDetector, (Slider("Low", 1, 255, 100), Slider("High", 1, 255, 200)), invert)
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    config, checkpoint = tiny.write_model(tmp_path_factory.mktemp("model"))
+    return Machine((str(checkpoint),), str(config), "cpu")
+
+
+@pytest.fixture(scope="module")
+def runner(machine: Machine) -> Runner:
+    return Runner(DEMO, machine)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    return saved(tmp_path, Image.fromarray(pixels()))
+
+
+def pixels() -> np.ndarray:
+    """A square on black, 64 x 128."""
+    image = np.zeros((64, 128, 3), np.uint8)
+    image[16:48, 40:90] = (250, 120, 30)
+    return image
+
+
+def saved(folder: Path, image: Image.Image, name: str = "picture.png", **options) -> Path:
+    image.save(folder / name, **options)
+    return folder / name
+
+
+def test_the_files_are_the_preview_and_what_the_pipeline_gives(runner, picture):
+    told = []
+    values = {"image": picture, "prompt": "a bird", "steps": 2.0, "seed": 5, "images": 2, "low": 50}
+    pictures = runner.run(values, lambda share, what: told.append((share, what)))
+    edges = np.repeat(CannyDetector()(pixels(), 50, 200)[:, :, None], 3, axis=2)
+    assert np.array_equal(np.asarray(Image.open(pictures.preview)), 255 - edges)
+    settings = Settings(steps=2, seed=5, images=2)
+    expected = generate(tiny.control_ldm(cond_stage_config=tiny.CLIP), edges, "a bird", settings).images
+    for path, image in zip(pictures.images, expected, strict=True):
+        assert np.abs(np.asarray(Image.open(path)).astype(int) - image.astype(int)).max() <= 1
+    assert [p.name for p in (pictures.preview, *pictures.images)] == ["canny_map.png", "canny_5.png", "canny_6.png"]
+    assert pictures.seeds == [5, 6]
+    assert told[-2:] == [(1 / 3, "Step 1 of 2"), (2 / 3, "Step 2 of 2")]
+
+
+def test_model_and_detector_are_made_once_and_not_before_the_first_run(machine, picture, monkeypatch):
+    made = []
+    load = pipeline.load
+    monkeypatch.setattr(pipeline, "load", lambda *args: (made.append("model"), load(*args))[1])
+
+    def detector(device: str) -> CannyDetector:
+        made.append("detector")
+        return CannyDetector(device=device)
+
+    runner = Runner(Demo("Canny", "canny", detector), machine)
+    assert made == []
+    for _ in range(2):
+        runner.run({"image": picture, "steps": 1})
+    assert sorted(made) == ["detector", "model"]
+
+
+def test_old_files_are_removed_and_the_last_ones_kept(machine, picture, monkeypatch):
+    monkeypatch.setattr("cldm.runner._RUNS_KEPT", 2)
+    runner = Runner(DEMO, machine)
+    runs = [runner.run({"image": picture, "steps": 1}) for _ in range(3)]
+    assert not runs[0].preview.exists()
+    assert all(path.exists() for run in runs[1:] for path in (run.preview, *run.images))
+
+
+def test_a_missing_model_is_a_notice_and_a_message_until_it_is_there(machine, picture, tmp_path):
+    late = tmp_path / "late.safetensors"
+    runner = Runner(DEMO, Machine((str(late),), machine.config, "cpu"))
+    assert "Cannot run yet" in runner.notice()
+    assert str(late) in runner.notice()
+    with pytest.raises(FileNotFoundError, match=r"late.safetensors"):
+        runner.run({"image": picture, "steps": 1, "resolution": 256})
+    late.write_bytes(Path(machine.checkpoints[0]).read_bytes())
+    assert runner.notice() == ""
+    assert runner.run({"image": picture, "steps": 1}).seeds
+
+
+def test_the_miniatures_notice_and_defaults(monkeypatch, tmp_path):
+    for name in ("cldm_mini.yaml", "sd_mini.safetensors", "control_mini_canny.safetensors"):
+        (tmp_path / name).touch()
+    (tmp_path / "cldm_mini.yaml").write_text("model: {params: {image_size: 16}}")
+    monkeypatch.setattr("cldm.runner.find_model", lambda *given: model_files.find_model(*given, folder=tmp_path))
+    runner = Runner(DEMO)
+    assert "Running on the bundled miniature" in runner.notice()
+    settings, resolution, limits = runner.defaults()
+    assert settings == model_files.MINIATURE_SETTINGS
+    assert (resolution, limits.lowest, limits.highest) == (128, 64, 256)
+
+
+def test_defaults_of_stable_diffusion(machine, tmp_path):
+    file = tmp_path / "control_sd15_canny.pth"
+    file.touch()
+    settings, resolution, limits = Runner(DEMO, Machine((str(file),))).defaults()
+    assert settings == Settings()
+    assert (resolution, limits.lowest, limits.highest) == (512, 256, 768)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"image": None}, "expected an image, got none: upload one, then press Run"),
+        ({"steps": 2.5}, "steps must be a whole number from 1 to 100, got 2.5"),
+        ({"scale": None}, "scale must be a number from 0.1 to 30, got None"),
+        ({"resolution": 100}, "resolution must be a multiple of 64, got 100"),
+        ({"resolution": 2048}, "resolution must be a whole number from 64 to 256, got 2048"),
+        ({"high": 300}, "High must be a whole number from 1 to 255, got 300"),
+    ],
+)
+def test_impossible_values_are_refused(runner, picture, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        runner.run({"image": picture, **wrong})
+
+
+def test_a_strip_is_refused_before_it_fills_the_memory(runner, tmp_path):
+    strip = saved(tmp_path, Image.new("RGB", (3000, 10)))
+    with pytest.raises(ValueError, match="3000 x 10 pixels is too long and narrow for the resolution 128; crop it"):
+        runner.run({"image": strip, "resolution": 128})
+
+
+def test_options_have_names_for_programs():
+    assert Slider("Canny low threshold", 1, 255, 100).name == "canny_low_threshold"
+    assert Slider("Value (M-LSD)", 0.01, 2, 0.1, 0.01).name == "value_m_lsd"
+    assert not Slider("Value", 0.01, 2, 0.1, 0.01).limit.whole
+
+
+def test_transparent_grey_and_deep_pictures_are_read(tmp_path):
+    grey = Image.fromarray(pixels()).convert("L")
+    for image in (grey, grey.convert("1"), Image.fromarray(pixels()).convert("P"), grey.convert("CMYK")):
+        name = "picture.tif" if image.mode == "CMYK" else "picture.png"
+        assert np.array_equal(read_image(saved(tmp_path, image, name)), np.asarray(image.convert("RGB")))
+    transparent = Image.fromarray(np.dstack([pixels(), np.full((64, 128), 90, np.uint8)]))
+    assert np.array_equal(read_image(saved(tmp_path, transparent)), np.asarray(transparent))
+    assert read_image(saved(tmp_path, grey.convert("LA"))).shape == (64, 128, 4)
+    assert read_image(saved(tmp_path, grey, transparency=0)).shape == (64, 128, 4)
+    deep = Image.fromarray((np.asarray(grey).astype(np.uint16) << 8) + 77)
+    assert np.array_equal(read_image(saved(tmp_path, deep)), np.asarray(grey.convert("RGB")))
+
+
+def test_a_photo_taken_sideways_is_put_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: to be turned a quarter clockwise
+    photo = saved(tmp_path, Image.fromarray(pixels()), "photo.png", exif=exif)
+    assert np.array_equal(read_image(photo), np.rot90(pixels(), -1))
+    assert ImageOps.exif_transpose(Image.open(photo)).size == (64, 128)
+
+
+def test_no_pictures_are_refused_by_name(tmp_path, picture):
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(picture.read_bytes()[:60])
+    text = tmp_path / "text.png"
+    text.write_text("no picture")
+    for file in (cut, text, tmp_path / "absent.png"):
+        with pytest.raises(ValueError, match=f"cannot read {file.name} as an image"):
+            read_image(file)

@@ -1,0 +1,153 @@
+"""The Canny app, served by its script: in a real browser and through gradio_client."""
+
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+import tiny
+from cldm.pipeline import Settings, generate
+from serving import Served, served
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("app")
+    config, checkpoint = tiny.write_model(folder)
+    with served("gradio_canny2image.py", folder, "--checkpoint", str(checkpoint), "--config", str(config)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(app: Served) -> Client:
+    return Client(app.url, verbose=False)
+
+
+@pytest.fixture
+def page(app: Served, browser: Any) -> Iterator[Any]:
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.requested = []
+    page.on("request", lambda request: page.requested.append(request.url))
+    page.goto(app.url)
+    page.get_by_role("button", name="Run", exact=True).wait_for()
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    pixels = np.zeros((100, 200, 3), np.uint8)
+    pixels[25:75, 50:150] = (250, 120, 30)
+    Image.fromarray(pixels).save(tmp_path / "square.png")
+    return tmp_path / "square.png"
+
+
+@pytest.fixture
+def no_picture(tmp_path: Path) -> Path:
+    (tmp_path / "broken.png").write_bytes(b"this is no picture")
+    return tmp_path / "broken.png"
+
+
+def expected_map(picture: Path) -> np.ndarray:
+    """The network's: 64 x 128, edges white."""
+    small = cv2.resize(np.asarray(Image.open(picture)), (128, 64), interpolation=cv2.INTER_AREA)
+    return np.repeat(cv2.Canny(small, 100, 200)[:, :, None], 3, axis=2)
+
+
+def shown(page: Any, app: Served) -> list[np.ndarray]:
+    """The gallery's pictures as the browser gets them."""
+    page.get_by_text(re.compile(r"^seed \d+$")).first.wait_for(timeout=120_000)
+    sources = page.locator(".grid-container img, .gallery-item img").evaluate_all("all => all.map(img => img.src)")
+    bodies = [page.request.get(source).body() for source in dict.fromkeys(sources)]
+    return [np.asarray(Image.open(io.BytesIO(body))) for body in bodies]
+
+
+@pytest.mark.browser
+def test_upload_run_map_and_image(page, app, picture):
+    page.set_input_files("input[type=file]", picture)
+    page.get_by_label("Prompt", exact=True).fill("a bird")
+    page.get_by_text("Advanced options").click()
+    page.get_by_label("Seed", exact=True).fill("7")
+    page.get_by_label("number input for Steps").fill("60")
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text(re.compile(r"Step \d+ of 60")).first.wait_for(timeout=120_000)
+    control_map, image = shown(page, app)
+    assert np.array_equal(control_map, 255 - expected_map(picture))
+    assert image.shape == (64, 128, 3)
+    assert image.std() > 5
+    assert page.locator("label", has_text="Seeds used").locator("textarea").input_value() == "7"
+    assert {url for url in page.requested if not url.startswith((app.url, "data:", "blob:"))} == set()
+
+
+@pytest.mark.browser
+def test_a_broken_upload_is_a_message_and_the_app_goes_on(page, app, picture, no_picture):
+    page.set_input_files("input[type=file]", no_picture)
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("cannot read broken.png as an image").first.wait_for()
+    page.reload()
+    page.set_input_files("input[type=file]", picture)
+    page.get_by_role("button", name="Run", exact=True).click()
+    assert len(shown(page, app)) == 2
+
+
+@pytest.mark.browser
+def test_run_without_an_image_is_a_message(page):
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("expected an image, got none: upload one, then press Run").first.wait_for()
+
+
+def test_the_client_gets_the_pipelines_image(client, picture):
+    chosen = {"steps": 2, "seed": 3, "images": 2, "scale": 4, "added_prompt": "", "negative_prompt": ""}
+    gallery, seeds = client.predict(image=handle_file(picture), prompt="a bird", **chosen, api_name="/run")
+    assert seeds == "3, 4"
+    assert [item["caption"] for item in gallery] == ["control map", "seed 3", "seed 4"]
+    assert [Path(item["image"]).name for item in gallery] == ["canny_map.png", "canny_3.png", "canny_4.png"]
+    control_map, *images = (np.asarray(Image.open(item["image"])) for item in gallery)
+    assert np.array_equal(control_map, 255 - expected_map(picture))
+    model = tiny.control_ldm(cond_stage_config=tiny.CLIP)
+    expected = generate(model, expected_map(picture), "a bird", Settings(**chosen)).images
+    for image, alone in zip(images, expected, strict=True):
+        assert np.abs(image.astype(int) - alone.astype(int)).max() <= 1
+
+
+def test_a_picked_seed_makes_the_image_again(client, picture):
+    first, seed = client.predict(image=handle_file(picture), steps=1, api_name="/run")
+    again, _ = client.predict(image=handle_file(picture), steps=1, seed=int(seed), api_name="/run")
+    assert Path(first[1]["image"]).read_bytes() == Path(again[1]["image"]).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"steps": 0}, "steps must be a whole number from 1 to 100, got 0"),
+        ({"seed": None}, "seed must be a whole number from -1 to 4294967295, got None"),
+        ({"resolution": 100}, "resolution must be a multiple of 64, got 100"),
+        ({"canny_low_threshold": 900}, "Canny low threshold must be a whole number from 1 to 255, got 900"),
+        ({"image": None}, "expected an image, got none"),
+    ],
+)
+def test_what_cannot_be_is_a_message(client, picture, wrong, message):
+    with pytest.raises(AppError, match=message):
+        client.predict(**{"image": handle_file(picture), **wrong}, api_name="/run")
+
+
+def test_only_files_that_were_uploaded_are_read(app, client, picture):
+    """A request by hand, without the upload that the client does for every file."""
+    payload = {"path": str(picture), "meta": {"_type": "gradio.FileData"}}
+    defaults = [
+        p["parameter_default"]
+        for p in client.view_api(return_format="dict")["named_endpoints"]["/run"]["parameters"][1:]
+    ]
+    joined = httpx.post(f"{app.url}gradio_api/call/run", json={"data": [payload, *defaults]}, timeout=60)
+    answer = httpx.get(f"{app.url}gradio_api/call/run/{joined.json()['event_id']}", timeout=60).text
+    assert "event: error" in answer
+    assert "event: complete" not in answer
