@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from tiny import encoder_params
 from torch import Tensor
 
 from cldm.model import create_model
 from cldm.weights.blueprint import Blueprint
 from ldm.deferred import HandedOver
+from tiny import encoder_params
 
 CONTROL, UNET = "control_model.", "model.diffusion_model."
 POSITION_IDS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
@@ -75,5 +75,3 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], ignore: froz
     assert set(ours) - ignore == set(theirs) - ignore
     different = [n for n in ours if n not in ignore and not torch.equal(ours[n], theirs[n])]
     assert different == []
-
-

@@ -100,12 +100,17 @@ def _read_archive(path: Path) -> Any:
     if not any(Path(member.filename).name == "data.pkl" for member in members):
         raise ValueError("it is a zip archive, but not of weights; unpack it")
     mapped = all(member.compress_type == zipfile.ZIP_STORED for member in members)
-    return torch.load(path, map_location="cpu", mmap=mapped, weights_only=False, pickle_module=restricted_pickle)
+    mapped &= path.suffix != ".safetensors"  # a path with this ending, torch.load takes at its word
+    with path.open("rb") as file:
+        return torch.load(
+            path if mapped else file, "cpu", mmap=mapped, weights_only=False, pickle_module=restricted_pickle
+        )
 
 
 def _read_legacy_pickle(path: Path) -> Any:
     """What `torch.save` wrote before; torch's own restricted reader, which knows tensors and plain data only."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with path.open("rb") as file:
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:

@@ -47,7 +47,8 @@ def test_the_first_use_gives_what_building_gives():
     module = deferred(Part)
     torch.manual_seed(3)
     output = module(torch.ones(1, 3))
-    assert type(module) is Part and not is_deferred(module)
+    assert type(module) is Part
+    assert not is_deferred(module)
     assert torch.equal(output, built(torch.ones(1, 3)))
     assert all(torch.equal(a, b) for a, b in zip(values(module).values(), values(built).values(), strict=True))
 
@@ -85,17 +86,23 @@ def test_what_needs_no_weights_does_not_initialise_and_is_kept():
         return Part()
 
     module = deferred(build)
-    assert module.cpu() is module and module.to("cpu") is module and module.to(device=torch.device("cpu")) is module
-    assert module.eval() is module and module.requires_grad_(False) is module
+    assert module.cpu() is module
+    assert module.to("cpu") is module
+    assert module.to(device=torch.device("cpu")) is module
+    assert module.eval() is module
+    assert module.requires_grad_(False) is module
     module.scale = 2.0
     assert "Linear" in repr(module)
-    assert isinstance(module, Part) and not hasattr(module, "nothing")
+    assert isinstance(module, Part)
+    assert not hasattr(module, "nothing")
     assert shapes(module)["linear.weight"] == (2, 3)
     assert list(known_buffers(module)) == ["configured"]
-    assert is_deferred(module) and len(calls) == 1
+    assert is_deferred(module)
+    assert len(calls) == 1
     module.load_state_dict(weights())
     assert len(calls) == 1, "loading does not build a second time"
-    assert not module.training and module.scale == 2.0
+    assert not module.training
+    assert module.scale == 2.0
     assert not any(p.requires_grad for p in module.parameters())
 
 
@@ -103,7 +110,8 @@ def test_settings_made_before_outlive_initialisation():
     module = deferred(Part).eval().requires_grad_(False)
     module.scale = 3.0
     assert module(torch.zeros(1, 3)).shape == (1, 2)
-    assert not module.training and module.scale == 3.0
+    assert not module.training
+    assert module.scale == 3.0
     assert not any(p.requires_grad for p in module.parameters())
 
 
@@ -114,7 +122,8 @@ def test_loading_copies_what_others_may_hold():
     second.load_state_dict(given)
     with torch.no_grad():
         first.linear.weight.zero_()
-    assert torch.equal(second.linear.weight, given["linear.weight"]) and given["linear.weight"].any()
+    assert torch.equal(second.linear.weight, given["linear.weight"])
+    assert given["linear.weight"].any()
 
 
 def test_handed_over_weights_are_taken_once_and_copied_after_that():

@@ -1,0 +1,120 @@
+"""Every shape that ControlNets are published in, onto a base."""
+
+import pytest
+import torch
+
+from checkpoints import CONTROL, UNET, assert_same, base_of, blueprint, control_of, full_weights, tiny_config
+from cldm.weights.diffusers_names import diffusers_names
+from cldm.weights.merging import merge
+from ldm.deferred import HandedOver
+
+
+def unprefixed(control):
+    return {name.removeprefix(CONTROL): tensor for name, tensor in control.items()}
+
+
+def as_diffusers(control):
+    names = diffusers_names(list(unprefixed(control)))
+    return {names[name]: tensor for name, tensor in unprefixed(control).items()}
+
+
+def as_linear(control):
+    """Projections as matrices, as Stable Diffusion 2 has them."""
+    return {n: t.flatten(1) if ".proj_" in n and n.endswith("weight") else t for n, t in control.items()}
+
+
+def as_difference(control, base):
+    twins = {name: base.get(name.replace(CONTROL, UNET)) for name in control}
+    stored = {name: t if twins[name] is None else t - twins[name] for name, t in control.items()}
+    return {**stored, "difference": torch.tensor([])}
+
+
+SHAPES = {
+    "prefixed": lambda control, base: control,
+    "full": lambda control, base: {**{n: t + 1 for n, t in base.items()}, **control},
+    "unprefixed": lambda control, base: unprefixed(control),
+    "diffusers": lambda control, base: as_diffusers(control),
+    "linear": lambda control, base: as_linear(control),
+    "linear diffusers": lambda control, base: as_diffusers(as_linear(control)),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_gives_the_same_model(shape, weights, plan):
+    base, control = base_of(weights), control_of(weights)
+    given = HandedOver(SHAPES[shape](control, base), "c.pth")
+    merged = merge(base, given, plan)
+    assert_same(merged, weights)
+    assert merged.source == "base with c.pth"
+
+
+@pytest.mark.parametrize("shape", ["prefixed", "unprefixed", "diffusers"])
+def test_differences_are_added_to_the_bases_encoder(shape, weights, plan):
+    base, control = base_of(weights), control_of(weights)
+    stored = as_difference(control, base)
+    marker = stored.pop("difference")
+    changed = [n for n in stored if not torch.equal(stored[n], control[n])]
+    assert 0 < len(changed) < len(control), "the hint encoder and the zero convolutions have no twin"
+    given = HandedOver({**SHAPES[shape](stored, base), "difference": marker}, "diff.safetensors")
+    merged = merge(base, given, plan)
+    assert merged.keys() == weights.keys()
+    for name, tensor in weights.items():
+        torch.testing.assert_close(merged[name], tensor, msg=name)
+
+
+def test_half_precision_differences_are_added_in_float32(weights, plan):
+    base, control = base_of(weights), control_of(weights)
+    half = {name: tensor.half() for name, tensor in as_difference(control, base).items()}
+    merged = merge(base, HandedOver(half, "half"), plan)
+    name = f"{CONTROL}time_embed.0.weight"
+    assert torch.equal(merged[name], half[name].float() + base[name.replace(CONTROL, UNET)])
+
+
+def test_linear_projections_take_a_convolutions_weights(tmp_path):
+    config = tiny_config(tmp_path, "21")
+    weights = full_weights(config)
+    name = f"{CONTROL}input_blocks.1.1.proj_in.weight"
+    given = HandedOver(control_of(weights), "c")
+    given[name] = given[name][:, :, None, None]
+    assert_same(merge(base_of(weights), given, blueprint(config)), weights)
+
+
+def test_one_file_with_everything_needs_no_second_and_a_second_replaces_its_controlnet(config, weights, plan):
+    assert merge(weights, None, plan) is weights
+    other = control_of(full_weights(config, seed=1))
+    assert_same(merge(weights, other, plan), {**weights, **other})
+
+
+def test_a_schedule_is_not_needed(weights, plan):
+    bare = HandedOver({name: t for name, t in weights.items() if "." in name}, "bare")
+    assert_same(merge(bare, None, plan), bare)
+
+
+def test_the_wrong_version_is_refused_for_base_and_control(weights, plan, tmp_path):
+    other = full_weights(tiny_config(tmp_path, context_dim=24))
+    for base, control in ((base_of(other), control_of(weights)), (base_of(weights), control_of(other))):
+        with pytest.raises(ValueError, match=r"of width 24.*tiny15_16\.yaml describes .*of width 16"):
+            merge(base, control, plan)
+
+
+@pytest.mark.parametrize("shape", ["prefixed", "unprefixed", "diffusers"])
+def test_missing_and_unexpected_names_of_a_controlnet_are_named_with_its_file(shape, weights, plan):
+    base, control = base_of(weights), control_of(weights)
+    given = HandedOver(SHAPES[shape](control, base), "c.pth")
+    last = list(given)[-1]
+    tensor = given.pop(last)
+    with pytest.raises(ValueError, match=r"c\.pth is not what .*missing: control_model\."):
+        merge(base, given, plan)
+    given |= {last: tensor, "surplus.weight": tensor}
+    with pytest.raises(ValueError, match=r"c\.pth is not what .*unexpected: .*surplus\.weight"):
+        merge(base, given, plan)
+
+
+def test_what_is_no_controlnet_and_what_is_no_base_is_named(weights, plan):
+    lora = HandedOver({"lora_unet.up.weight": torch.ones(1)}, "lora.safetensors")
+    with pytest.raises(ValueError, match=r"lora\.safetensors has no known shape of ControlNet.*lora_unet\.up\.weight"):
+        merge(base_of(weights), lora, plan)
+    with pytest.raises(ValueError, match=r"control is not what .*lacks the Stable Diffusion.*load that file first"):
+        merge(control_of(weights), base_of(weights), plan)
+    with pytest.raises(ValueError, match=r"base is not what .*has no ControlNet"):
+        merge(base_of(weights), None, plan)
