@@ -9,7 +9,7 @@ from torch import Tensor, nn
 Names = dict[str, str]
 """diffusers' module -> ours."""
 
-_RESNET = {
+RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
     "time_emb_proj": "emb_layers.1",
@@ -69,6 +69,8 @@ def autoencoder_names(theirs: Any) -> Names:
             ours = f"{half}.{part}.{level if part == 'down' else highest - level}"
             for place in range(len(block.resnets)):
                 names |= _vae_resnet(f"{half}.{part}_blocks.{level}.resnets.{place}", f"{ours}.block.{place}")
+                for name, our_name in _VAE_ATTENTION.items():
+                    names[f"{half}.{part}_blocks.{level}.attentions.{place}.{name}"] = f"{ours}.attn.{place}.{our_name}"
             names[f"{half}.{part}_blocks.{level}.{resample}rs.0.conv"] = f"{ours}.{resample}.conv"
     return names
 
@@ -127,7 +129,7 @@ def _encoder_names(theirs: Any) -> Names:
 
 
 def _resnet(theirs: str, ours: str) -> Names:
-    return {f"{theirs}.{name}": f"{ours}.{our_name}" for name, our_name in _RESNET.items()}
+    return {f"{theirs}.{name}": f"{ours}.{our_name}" for name, our_name in RESNET.items()}
 
 
 def _vae_resnet(theirs: str, ours: str) -> Names:

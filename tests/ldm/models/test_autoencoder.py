@@ -50,12 +50,13 @@ def test_encoding_and_decoding_are_the_golden_ones():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("blocks", [1, 2])
-def test_encoding_and_decoding_are_diffusers(blocks):
-    ours = small(num_res_blocks=blocks)
+@pytest.mark.parametrize(("blocks", "attending"), [(1, []), (2, []), (2, [16])])
+def test_encoding_and_decoding_are_diffusers(blocks, attending):
+    ours = small(num_res_blocks=blocks, attn_resolutions=attending)
+    kinds = ["", "Attn" if attending else "", ""]  # of 32 pixels, the second resolution has 16
     theirs = Theirs(
-        down_block_types=["DownEncoderBlock2D"] * 3,
-        up_block_types=["UpDecoderBlock2D"] * 3,
+        down_block_types=[f"{kind}DownEncoderBlock2D" for kind in kinds],
+        up_block_types=[f"{kind}UpDecoderBlock2D" for kind in kinds],
         block_out_channels=[8, 16, 24],
         layers_per_block=blocks,
         latent_channels=3,
