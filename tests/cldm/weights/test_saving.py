@@ -1,0 +1,86 @@
+"""Whole files or none, in the format that the name says."""
+
+import os
+
+import pytest
+import torch
+
+from cldm.weights import saving
+from cldm.weights.reading import read_weights
+from cldm.weights.saving import check_output, save_weights
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    shared = torch.arange(12.0).reshape(3, 4)
+    return {"a": shared, "twin": shared, "row": shared[1], "transposed": shared.T, "half": shared.half()}
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.ckpt", "w.pth", "w.pt"])
+def test_what_is_saved_is_read_again(tmp_path, name):
+    assert save_weights(tensors(), tmp_path / name) == tmp_path / name
+    read = read_weights(tmp_path / name)
+    assert read.keys() == tensors().keys()
+    assert all(torch.equal(read[n], t) for n, t in tensors().items())
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_pickle_is_a_plain_dictionary_of_tensors_for_other_programs(tmp_path):
+    save_weights(tensors(), tmp_path / "w.pth")
+    content = torch.load(tmp_path / "w.pth", weights_only=True)
+    assert type(content) is dict
+    assert all(type(tensor) is torch.Tensor for tensor in content.values())
+    assert content["a"].data_ptr() != content["twin"].data_ptr(), "else training one would change the other"
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_everybody_may_read_the_file_who_may_read_a_new_one(tmp_path, name):
+    (tmp_path / "new").touch()
+    save_weights(tensors(), tmp_path / name)
+    assert (tmp_path / name).stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
+def test_bare_names_go_to_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_weights(tensors(), "w.safetensors")
+    assert (tmp_path / "w.safetensors").is_file()
+
+
+def test_nothing_is_overwritten(tmp_path):
+    path = tmp_path / "w.pth"
+    path.write_text("precious")
+    with pytest.raises(FileExistsError, match=r"w\.pth exists and is not overwritten; give another name"):
+        save_weights(tensors(), path)
+    assert path.read_text() == "precious"
+
+
+def test_a_file_that_appears_meanwhile_is_not_overwritten_either(tmp_path, monkeypatch):
+    path = tmp_path / "w.pth"
+    monkeypatch.setattr(saving.torch, "save", lambda *_: path.write_text("precious"))
+    with pytest.raises(FileExistsError):
+        save_weights(tensors(), path)
+    assert path.read_text() == "precious"
+    assert os.listdir(tmp_path) == ["w.pth"]
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
+    def fail(tensors, path, metadata):
+        path.write_text("half a file")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(saving, "save_file", fail)
+    with pytest.raises(OSError, match="no space left"):
+        save_weights(tensors(), tmp_path / "w.safetensors")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("w.bin", ValueError, r"ends in \.safetensors, \.ckpt, \.pth or \.pt"),
+        ("w", ValueError, "ends in"),
+        ("nowhere/w.pth", FileNotFoundError, r"no folder .*nowhere to save w\.pth in; make it first"),
+    ],
+)
+def test_other_names_are_refused(tmp_path, name, error, message):
+    with pytest.raises(error, match=message):
+        check_output(tmp_path / name)
