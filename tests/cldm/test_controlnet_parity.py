@@ -1,0 +1,68 @@
+"""ControlNet and the controlled U-Net against diffusers' pair on random weights."""
+
+import pytest
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+
+from cldm.cldm import ControlledUnetModel, ControlNet
+from diffusers_names import controlnet_names, copy_weights, random_weights, unet_names
+from parity import assert_close
+
+PARAMS = {
+    "in_channels": 4,
+    "model_channels": 16,
+    "attention_resolutions": [2, 1],
+    "num_res_blocks": 2,
+    "channel_mult": [1, 2, 3],
+    "context_dim": 12,
+    "num_groups": 8,
+}
+THEIRS = {
+    "in_channels": 4,
+    "block_out_channels": [16, 32, 48],
+    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "layers_per_block": 2,
+    "cross_attention_dim": 12,
+    "norm_num_groups": 8,
+}
+STYLES = {
+    "15": ({"num_heads": 4}, {"attention_head_dim": 4}),
+    "21": (
+        {"num_head_channels": 8, "use_linear_in_transformer": True},
+        {"attention_head_dim": [2, 4, 6], "use_linear_projection": True},
+    ),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("style", STYLES)
+def test_control_and_controlled_prediction_are_diffusers(style):
+    our_style, their_style = STYLES[style]
+    control_net = ControlNet(hint_channels=3, **PARAMS, **our_style).eval()
+    unet = ControlledUnetModel(out_channels=4, **PARAMS, **our_style).eval()
+    random_weights(control_net, seed=0)
+    random_weights(unet, seed=1)
+    their_net = ControlNetModel(**THEIRS, **their_style).eval()
+    up = ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"]
+    their_unet = UNet2DConditionModel(out_channels=4, up_block_types=up, **THEIRS, **their_style).eval()
+    copy_weights(control_net, their_net, controlnet_names(their_net))
+    copy_weights(unet, their_unet, unet_names(their_unet))
+
+    generator = torch.Generator().manual_seed(2)
+    x, context = torch.randn(2, 4, 8, 12, generator=generator), torch.randn(2, 7, 12, generator=generator)
+    hint, t = torch.rand(2, 3, 64, 96, generator=generator), torch.tensor([3, 901])
+    control = control_net(x, hint, t, context)
+    theirs = their_net(x, t, context, hint)
+    expected = [*theirs.down_block_res_samples, theirs.mid_block_res_sample]
+    assert len(control) == len(expected) == 10
+    for number, (c, e) in enumerate(zip(control, expected, strict=True)):
+        assert_close(c, e, f"connection {number}")
+    controlled = their_unet(
+        x,
+        t,
+        context,
+        down_block_additional_residuals=theirs.down_block_res_samples,
+        mid_block_additional_residual=theirs.mid_block_res_sample,
+    ).sample
+    assert_close(unet(x, t, context, control), controlled)
+    assert_close(unet(x, t, context), their_unet(x, t, context).sample, "without control")

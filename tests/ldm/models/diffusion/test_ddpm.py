@@ -1,0 +1,195 @@
+"""LatentDiffusion: loss, scaling of latents, what is frozen, and what it refuses."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import tiny
+from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.prediction import velocity
+
+UNET = {
+    "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
+    "params": {"out_channels": 4, **tiny.encoder_params("15")},
+}
+
+
+def latent_diffusion(**changes: Any) -> LatentDiffusion:
+    torch.manual_seed(0)
+    params = {
+        "unet_config": UNET,
+        "first_stage_config": tiny.AUTOENCODER,
+        "cond_stage_config": tiny.CLIP,
+        "linear_start": 0.00085,
+        "linear_end": 0.0120,
+        "first_stage_key": "jpg",
+        "cond_stage_key": "txt",
+        "scale_factor": 0.25,
+    }
+    return LatentDiffusion(**{**params, **changes})
+
+
+@pytest.fixture(scope="module")
+def model() -> LatentDiffusion:
+    return latent_diffusion()
+
+
+def latents(count: int = 2, seed: int = 0) -> Tensor:
+    return torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def condition(count: int = 2) -> dict[str, list[Tensor]]:
+    return {"c_crossattn": [torch.zeros(count, 7, 48)]}
+
+
+@pytest.mark.parametrize("parameterization", ["eps", "v"])
+def test_loss_of_a_network_that_says_zero_is_the_targets_mean_square(parameterization):
+    model = latent_diffusion(parameterization=parameterization)  # a fresh U-Net says zero
+    z, noise, t = latents(), latents(seed=1), torch.tensor([10, 700])
+    loss = model.p_losses(z, condition(), t, noise)
+    abar = model.alphas_cumprod[t].view(2, 1, 1, 1)
+    target = noise if parameterization == "eps" else velocity(z, noise, abar)
+    assert loss.shape == ()
+    assert loss.item() == pytest.approx(target.square().mean().item(), rel=1e-5)
+
+
+def test_loss_sees_the_noisy_latent_at_its_time_step(model, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(model, "apply_model", lambda x, t, cond: seen.update(x=x, t=t) or x)
+    z, noise, t = latents(), latents(seed=1), torch.tensor([10, 700])
+    model.p_losses(z, condition(), t, noise)
+    for k in range(2):
+        abar = model.alphas_cumprod[t[k]]
+        torch.testing.assert_close(seen["x"][k], abar.sqrt() * z[k] + (1 - abar).sqrt() * noise[k])
+    assert torch.equal(seen["t"], t)
+
+
+def test_noise_and_time_steps_are_drawn_where_they_are_not_given(model, monkeypatch):
+    seen = []
+    monkeypatch.setattr(model, "p_losses", lambda z, cond, t: seen.append(t) or z.mean())
+    torch.manual_seed(0)
+    model(latents(20_000), condition())
+    t = seen[0]
+    assert (t.min().item(), t.max().item()) == (0, 999)
+    assert t.float().mean().item() == pytest.approx(499.5, abs=10)
+    monkeypatch.undo()
+    model.train()
+    first, second = (model.p_losses(latents(), condition(), torch.tensor([10, 700])).item() for _ in range(2))
+    assert first != second
+    assert first == pytest.approx(1, abs=0.3)
+
+
+def test_training_step_gives_the_loss_with_gradients_for_the_unet_alone(model, monkeypatch):
+    logged = {}
+    monkeypatch.setattr(model, "log", lambda name, value, **_: logged.update({name: value}))
+    batch = {"jpg": torch.rand(2, 64, 64, 3) * 2 - 1, "txt": ["a red circle", "a blue star"]}
+    model.zero_grad()
+    loss = model.training_step(batch, 0)
+    loss.backward()
+    assert loss.item() == pytest.approx(1, abs=0.3)
+    assert logged == {"train/loss_simple": loss}
+    trained = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert trained
+    assert all(name.startswith("model.diffusion_model.") for name in trained)
+
+
+def test_optimizer_has_the_unet_alone_and_the_learning_rate_that_was_set(model):
+    assert model.learning_rate == 1e-5
+    model.learning_rate = 3e-4
+    optimizer = model.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.AdamW)
+    (group,) = optimizer.param_groups
+    assert group["lr"] == 3e-4
+    assert {id(p) for p in group["params"]} == {id(p) for p in model.model.parameters()}
+
+
+def test_autoencoder_and_text_encoder_stay_frozen_and_in_evaluation(model):
+    assert model.train() is model
+    assert model.training
+    assert model.model.diffusion_model.training
+    for stage in (model.first_stage_model, model.cond_stage_model):
+        assert not any(part.training for part in stage.modules())
+        assert not any(p.requires_grad for p in stage.parameters())
+    assert not model.eval().model.diffusion_model.training
+
+
+@torch.no_grad()
+def test_latents_are_the_autoencoders_times_the_scale(model):
+    assert torch.equal(model.get_first_stage_encoding(latents()), 0.25 * latents())
+    decoded = model.first_stage_model.decode(latents())
+    torch.testing.assert_close(model.decode_first_stage(0.25 * latents()), decoded)
+    posterior = model.encode_first_stage(torch.zeros(1, 3, 64, 64))
+    torch.manual_seed(4)
+    scaled = model.get_first_stage_encoding(posterior)
+    torch.manual_seed(4)
+    torch.testing.assert_close(scaled, 0.25 * posterior.sample())
+
+
+@torch.no_grad()
+def test_a_batch_becomes_latents_and_tokens(model):
+    pixels = torch.rand(2, 64, 96, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    torch.manual_seed(4)
+    z, cond = model.get_input({"jpg": pixels, "txt": ["a red circle", ""]})
+    torch.manual_seed(4)
+    expected = 0.25 * model.first_stage_model.encode(pixels.permute(0, 3, 1, 2)).sample()
+    torch.testing.assert_close(z, expected)
+    assert z.shape == (2, 4, 8, 12)
+    (tokens,) = cond["c_crossattn"]
+    torch.testing.assert_close(tokens, model.cond_stage_model(["a red circle", ""]))
+    assert torch.equal(tokens, model.get_learned_conditioning(["a red circle", ""]))
+    assert tokens.shape == (2, 77, 48)
+
+
+@torch.no_grad()
+def test_several_sets_of_tokens_are_put_one_after_the_other(model, monkeypatch):
+    seen = []
+    monkeypatch.setattr(model.model.diffusion_model, "forward", lambda x, t, context: seen.append(context) or x)
+    first, second = torch.zeros(2, 7, 48), torch.ones(2, 5, 48)
+    model.apply_model(latents(), torch.tensor([1, 2]), {"c_crossattn": [first, second]})
+    assert torch.equal(seen[0], torch.cat([first, second], dim=1))
+
+
+def test_noising_has_the_marginals_of_the_schedule(model):
+    t = torch.tensor([0, 999])
+    z = torch.full((2, 4, 100, 100), 3.0)
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
+    x, abar = model.q_sample(z, t, noise), model.alphas_cumprod[t]
+    assert x.mean(dim=(1, 2, 3)).tolist() == pytest.approx((3 * abar.sqrt()).tolist(), abs=0.02)
+    assert x.std(dim=(1, 2, 3)).tolist() == pytest.approx((1 - abar).sqrt().tolist(), rel=0.02)
+
+
+def test_schedule_is_in_the_state_dict_under_published_names(model):
+    buffers = {name for name in model.state_dict() if "." not in name}
+    assert {"betas", "alphas_cumprod", "logvar", "posterior_mean_coef1"} < buffers
+    assert len(buffers) == 13
+    assert model.num_timesteps == len(model.betas) == 1000
+
+
+def test_keys_of_published_configs_are_accepted():
+    published = {
+        "num_timesteps_cond": 1,
+        "log_every_t": 200,
+        "monitor": "val/loss_simple_ema",
+        "use_ema": False,
+        "cond_stage_trainable": False,
+        "conditioning_key": "crossattn",
+    }
+    model = latent_diffusion(image_size=32, channels=4, timesteps=10, **published)
+    assert (model.image_size, model.channels, model.num_timesteps, len(model.betas)) == (32, 4, 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"parameterization": "x0"}, r"parameterization must be one of \('eps', 'v'\), got 'x0'"),
+        ({"conditioning_key": "concat"}, r"expected conditioning_key: crossattn .* got 'concat' and False"),
+        ({"cond_stage_trainable": True}, r"cond_stage_trainable: false, got 'crossattn' and True"),
+        ({"beta_schedule": "cosine"}, "beta_schedule must be linear or sqrt_linear, got 'cosine'"),
+        ({"unet_config": {"params": {}}}, "expected a config with the key 'target'"),
+    ],
+)
+def test_what_there_is_not_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        latent_diffusion(**changes)
