@@ -39,7 +39,11 @@ def served(script: str, folder: Path, *flags: str) -> Iterator[Served]:
             yield app
         finally:
             process.terminate()
-            process.wait(30)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def _wait_for(app: Served, process: subprocess.Popen) -> None:

@@ -18,6 +18,8 @@ import tiny
 from cldm.pipeline import Settings, generate
 from serving import Served, served
 
+STAR = Path(__file__).parent.parent / "test_imgs" / "star.png"
+
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
@@ -57,9 +59,9 @@ def no_picture(tmp_path: Path) -> Path:
     return tmp_path / "broken.png"
 
 
-def expected_map(picture: Path) -> np.ndarray:
-    """The network's: 64 x 128, edges white."""
-    small = cv2.resize(np.asarray(Image.open(picture)), (128, 64), interpolation=cv2.INTER_AREA)
+def expected_map(picture: Path, width: int = 128) -> np.ndarray:
+    """The network's, 64 pixels high: edges white."""
+    small = cv2.resize(np.asarray(Image.open(picture)), (width, 64), interpolation=cv2.INTER_AREA)
     return np.repeat(cv2.Canny(small, 100, 200)[:, :, None], 3, axis=2)
 
 
@@ -72,8 +74,8 @@ def shown(page: Any, app: Served) -> list[np.ndarray]:
 
 
 @pytest.mark.browser
-def test_upload_run_map_and_image(page, app, picture):
-    page.set_input_files("input[type=file]", picture)
+def test_upload_run_map_and_image(page, app):
+    page.set_input_files("input[type=file]", STAR)
     page.get_by_label("Prompt", exact=True).fill("a bird")
     page.get_by_text("Advanced options").click()
     page.get_by_label("Seed", exact=True).fill("7")
@@ -81,8 +83,8 @@ def test_upload_run_map_and_image(page, app, picture):
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_text(re.compile(r"Step \d+ of 60")).first.wait_for(timeout=120_000)
     control_map, image = shown(page, app)
-    assert np.array_equal(control_map, 255 - expected_map(picture))
-    assert image.shape == (64, 128, 3)
+    assert np.array_equal(control_map, 255 - expected_map(STAR, width=64))
+    assert image.shape == (64, 64, 3)
     assert image.std() > 5
     assert page.locator("label", has_text="Seeds used").locator("textarea").input_value() == "7"
     assert {url for url in page.requested if not url.startswith((app.url, "data:", "blob:"))} == set()

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-import tiny
 import torch
 
+import tiny
 from cldm.cldm import ControlLDM
-from cldm.pipeline import Settings, choose_precision, generate
+from cldm.pipeline import ModelFiles, Settings, choose_precision, generate, load
 from ldm.models.diffusion.ddim import DDIMSampler
 
 QUICK = Settings(steps=3, seed=5, scale=4.0)
@@ -151,15 +151,6 @@ def test_an_image_that_is_no_number_is_an_error_with_advice(edges):
         generate(broken, edges, "", changed(steps=1))
 
 
-def test_bfloat16_gives_about_the_same_image(edges):
-    full = tiny.control_ldm(cond_stage_config=tiny.CLIP)
-    expected = generate(full, edges, "a bird", QUICK).images[0].astype(int)
-    for network in (full.model, full.control_model, full.cond_stage_model):
-        network.to(torch.bfloat16)
-    image = generate(full, edges, "a bird", QUICK).images[0].astype(int)
-    assert 0 < np.abs(image - expected).mean() < 8
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -184,3 +175,39 @@ def test_precision_by_name_and_device():
     assert choose_precision("bfloat16", cpu) is torch.bfloat16
     with pytest.raises(ValueError, match="precision must be auto, float32, bfloat16, float16, got 'half'"):
         choose_precision("half", cpu)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
+    config, checkpoint = tiny.write_model(tmp_path_factory.mktemp("model"))
+    return ModelFiles(config, (checkpoint,))
+
+
+def test_a_loaded_model_gives_the_same_image(files, model, edges):
+    loaded = load(files, "cpu")
+    assert not any(p.requires_grad for p in loaded.parameters())
+    assert not loaded.training
+    assert np.array_equal(
+        generate(loaded, edges, "a bird", QUICK).images[0], generate(model, edges, "a bird", QUICK).images[0]
+    )
+
+
+def test_in_float16_the_autoencoder_stays_in_float32(files):
+    loaded = load(files, "cpu", "float16")
+    assert loaded.model.diffusion_model.dtype is loaded.control_model.dtype is torch.float16
+    assert loaded.first_stage_model.dtype is loaded.alphas_cumprod.dtype is torch.float32
+
+
+def test_bfloat16_gives_about_the_same_image(files, model, edges):
+    expected = generate(model, edges, "a bird", QUICK).images[0].astype(int)
+    image = generate(load(files, "cpu", "bfloat16"), edges, "a bird", QUICK).images[0].astype(int)
+    assert 0 < np.abs(image - expected).mean() < 8
+
+
+def test_what_cannot_be_loaded_is_an_error(files, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent.pth"):
+        load(ModelFiles(files.config, (tmp_path / "absent.pth",)), "cpu")
+    with pytest.raises(ValueError, match="device 'abacus' cannot be used here"):
+        load(files, "abacus")
+    with pytest.raises(ValueError, match="precision must be auto"):
+        load(files, "cpu", "half")
