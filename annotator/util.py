@@ -226,7 +226,7 @@ def _how_to_get(file: str) -> str:
             return (
                 f"Expected is {file} (about {entry.megabytes:g} MB), published as {source.path} in "
                 f"https://huggingface.co/{source.repository}. Run `python tool_download.py {name}` to put it into "
-                f"{CHECKPOINT_FOLDER}, or pass checkpoint=PATH if it is elsewhere."
+                f"{CHECKPOINT_FOLDER}, or pass {entry.argument}=PATH if it is elsewhere."
             )
     return "Pass the file published for this detector as checkpoint=PATH, see annotator/manifest.py."
 

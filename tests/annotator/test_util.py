@@ -143,7 +143,7 @@ def test_a_missing_checkpoint_says_what_how_large_from_where_and_how(name, tmp_p
         f"https://huggingface.co/{entry.sources[0].repository}",
         entry.sources[0].path,
         f"python tool_download.py {name}`",
-        "checkpoint=PATH",
+        f"pass {'hand_checkpoint' if name == 'openpose_hand' else 'checkpoint'}=PATH",
     ):
         assert part in message
 
