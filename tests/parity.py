@@ -99,6 +99,7 @@ def assert_close(ours: Tensor | np.ndarray, reference: Tensor | np.ndarray, what
 
 def assert_same_map(ours: np.ndarray, reference: np.ndarray, within: int = 1, share: float = 0.999) -> None:
     """uint8 maps agree: at least `share` of the values differ by at most `within`."""
-    assert ours.dtype == reference.dtype == np.uint8 and ours.shape == reference.shape
+    assert ours.dtype == reference.dtype == np.uint8
+    assert ours.shape == reference.shape
     agreeing = (np.abs(ours.astype(int) - reference.astype(int)) <= within).mean()
     assert agreeing >= share, f"{agreeing:.5f} of the values agree, expected {share}"

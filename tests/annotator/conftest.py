@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from parity import filled_state_dict, published_names
 
 

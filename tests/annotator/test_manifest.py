@@ -1,8 +1,7 @@
 import math
 
-from parity import published_names
-
 from annotator.manifest import DETECTOR_FILES
+from parity import published_names
 
 
 def test_every_published_file_of_a_detector_is_listed_once() -> None:

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from parity import golden
 from safetensors.torch import save_file
 from torch import nn
 
@@ -24,6 +23,7 @@ from annotator.util import (
     resize_image,
     resize_to_multiple,
 )
+from parity import golden
 
 
 def linear() -> nn.Linear:

@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-import tiny
 import torch
 import torch.nn.functional as F
 from omegaconf import OmegaConf
-from parity import assert_close, fill, golden, published_names
 
+import tiny
 from cldm.ddim_hacked import DDIMSampler
 from ldm.util import instantiate_from_config
+from parity import assert_close, fill, golden, published_names
 
 
 def tensors(name: str) -> dict[str, torch.Tensor]:

@@ -55,7 +55,7 @@ def trainer(folder: Path) -> pl.Trainer:
 @pytest.mark.parametrize("with_ids", [True, False])
 def test_every_published_name_and_shape_loads_strictly(version, with_ids):
     published = published_names(f"control_sd{version}")
-    weights = {name: torch.zeros(1, dtype=dtype).expand(shape) for name, (dtype, shape) in published.items()}
+    weights = {name: torch.zeros((), dtype=dtype).expand(shape) for name, (dtype, shape) in published.items()}
     if with_ids and version == "15":
         assert POSITION_IDS in weights
     else:

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from cldm.training import SaveControl, Settings, changed, from_command_line, require
 from cldm.weights.reading import read_weights
 
@@ -27,7 +27,7 @@ def test_every_kind_of_setting_can_be_changed():
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("batchsize=2", "name=value with a name of .*batch_size.*, got 'batchsize=2'"),
+        ("batchsize=2", r"name=value with a name of .*batch_size.*, got 'batchsize=2'"),
         ("batch_size", "name=value"),
         ("batch_size=two", "two"),
         ("batch_size=0", "batch_size must be at least 1, got 0"),
@@ -42,7 +42,7 @@ def test_a_wrong_assignment_is_one_message(assignment, message):
 
 
 def test_on_the_command_line_a_message_and_no_traceback():
-    with pytest.raises(SystemExit, match="^error: batch_size must be at least 1, got 0$"):
+    with pytest.raises(SystemExit, match=r"^error: batch_size must be at least 1, got 0$"):
         from_command_line(Settings(), ["batch_size=0"])
 
 

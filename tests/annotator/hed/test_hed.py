@@ -5,10 +5,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from parity import assert_same_map, golden
 
 import annotator.hed
 from annotator.hed import FILE, HEDdetector, nms
+from parity import assert_same_map, golden
 
 RNG = np.random.default_rng(2)
 

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from parity import assert_close, golden, published_names
 from torch import Tensor
 
 from annotator.hed.hed_network import REACH, STRIDE, HEDNetwork
 from annotator.util import load_network
+from parity import assert_close, golden, published_names
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from parity import filled_state_dict, published_names
 
 from annotator.midas import FILE, MidasDetector
+from parity import filled_state_dict, published_names
 
 
 @pytest.fixture(scope="session")

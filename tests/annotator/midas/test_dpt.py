@@ -2,10 +2,10 @@ import copy
 from typing import Any
 
 import torch
-from parity import assert_close, golden, published_names, relative_error
 
 from annotator.midas import FILE, MidasDetector
 from annotator.midas.dpt import UNUSED, DPTHybrid
+from parity import assert_close, golden, published_names, relative_error
 
 
 def test_names_and_shapes_are_the_published_ones() -> None:

@@ -7,11 +7,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from parity import assert_same_map, golden
 
 import annotator.midas
 from annotator.midas import FILE, MidasDetector, depth_map, normal_map
 from annotator.util import HWC3
+from parity import assert_same_map, golden
 
 FACING = [127, 127, 255]  # a normal that points at the camera
 RNG = np.random.default_rng(3)

@@ -5,11 +5,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from parity import assert_same_map, filled_state_dict, golden, published_names
 
 import annotator.mlsd
 from annotator.mlsd import FILES, MLSDdetector, decode
 from annotator.util import resize_to_multiple
+from parity import assert_same_map, filled_state_dict, golden, published_names
 
 RNG = np.random.default_rng(4)
 

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from parity import assert_close, golden, published_names
 from torch import nn
 
 from annotator.mlsd.mlsd_network import MLSDLarge, MLSDTiny
 from annotator.util import load_network
+from parity import assert_close, golden, published_names
 
 SIZES = {"large": MLSDLarge, "tiny": MLSDTiny}
 AUX_NAMES = {

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from openpose_scenes import body_answers
-from parity import filled_state_dict, published_names
 
 from annotator.openpose import OpenposeDetector
+from openpose_scenes import body_answers
+from parity import filled_state_dict, published_names
 
 
 @pytest.fixture(scope="session")

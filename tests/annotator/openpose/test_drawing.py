@@ -4,11 +4,11 @@ import math
 
 import cv2
 import numpy as np
-from openpose_scenes import FIGURE
-from parity import golden
 
 from annotator.openpose.drawing import draw_hands, draw_skeletons
 from annotator.openpose.skeleton import COLOURS, DRAWN_LIMBS, HAND_COLOURS
+from openpose_scenes import FIGURE
+from parity import golden
 
 
 def black(height: int, width: int) -> np.ndarray:

@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from openpose_scenes import Answers, crowd, figure, network_outputs
 from torch import Tensor
 
 from annotator.openpose.hands import HandBox, find_hand, hand_boxes
 from annotator.openpose.persons import find_persons
 from annotator.openpose.skeleton import JOINTS
+from openpose_scenes import Answers, crowd, figure, network_outputs
 
 
 def arm(side: str, *points: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from openpose_scenes import Answers, crowd, network_outputs
-from parity import RELATIVE_ERROR, assert_same_map, filled_state_dict, golden, published_names, relative_error
 
 from annotator import util
 from annotator.openpose import OpenposeDetector
+from openpose_scenes import Answers, crowd, network_outputs
+from parity import RELATIVE_ERROR, assert_same_map, filled_state_dict, golden, published_names, relative_error
 
 
 def nobody(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,11 +4,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from openpose_scenes import crowd, network_outputs
-from parity import golden
 
 from annotator.openpose.peaks import find_peaks
 from annotator.openpose.resampling import Enlargement, network_size
+from openpose_scenes import crowd, network_outputs
+from parity import golden
 
 
 def one_to_one(height: int, width: int) -> Enlargement:

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from openpose_scenes import FIGURE, crowd, figure, network_outputs
-from parity import golden
 
 from annotator.openpose.persons import find_persons, group
 from annotator.openpose.skeleton import JOINTS, LIMBS
+from openpose_scenes import FIGURE, crowd, figure, network_outputs
+from parity import golden
 
 SCENES = {
     "nobody": ([], 184, 248),

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from parity import assert_close, fill_module, golden, published_names
 from torch import nn
 
 from annotator.openpose.pose_machines import BodyNetwork, HandNetwork
+from parity import assert_close, fill_module, golden, published_names
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from parity import filled_state_dict, published_names
 
 from annotator.uniformer import FILE, UniformerDetector
+from parity import filled_state_dict, published_names
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from parity import golden
 from torch.nn import functional as F
 
 import annotator.uniformer
 from annotator.uniformer import FILE, UniformerDetector, best_class, network_size
 from annotator.uniformer.ade20k import PALETTE
 from annotator.util import HWC3
+from parity import golden
 
 RNG = np.random.default_rng(5)
 

@@ -1,9 +1,9 @@
 import numpy as np
 import torch
-from parity import assert_close, golden, published_names
 
 from annotator.uniformer import FILE, UniformerDetector
 from annotator.uniformer.upernet import UNUSED, UniFormerUPerNet
+from parity import assert_close, golden, published_names
 
 
 def test_names_and_shapes_are_the_published_ones() -> None:
