@@ -1,9 +1,13 @@
 """One set of weights from a Stable Diffusion and a ControlNet in whatever shape it comes."""
 
+from torch import Tensor
+
 from cldm.weights.blueprint import Blueprint
 from cldm.weights.expected import check_names, check_version, shapes_of
-from cldm.weights.layouts import CONTROL, DIFFERENCE, control_weights, without_difference
+from cldm.weights.layouts import CONTROL, DIFFERENCE, UNET, control_weights, without_difference
 from ldm.deferred import HandedOver
+
+_DECODER = (f"{UNET}output_blocks.", f"{UNET}out.")
 
 
 def merge(base: HandedOver, control: HandedOver | None, blueprint: Blueprint) -> HandedOver:
@@ -12,7 +16,8 @@ def merge(base: HandedOver, control: HandedOver | None, blueprint: Blueprint) ->
     Args:
         base: A Stable Diffusion, with or without a ControlNet.
         control: A ControlNet in any known shape, which replaces the base's; of a file with a Stable Diffusion of its
-            own, the ControlNet alone is used.
+            own, the ControlNet alone is used; of one that has a U-Net's decoder and no more, as training with
+            `sd_locked=False` saves it, the decoder replaces the base's.
         blueprint: Of the ControlLDM.
 
     Raises:
@@ -24,8 +29,19 @@ def merge(base: HandedOver, control: HandedOver | None, blueprint: Blueprint) ->
     if control is None:
         check_names(shapes_of(base), blueprint.shapes, base.source)
         return base
-    merged = {name: tensor for name, tensor in base.items() if not name.startswith(CONTROL)}
-    check_names(shapes_of(merged), blueprint.base, base.source)
+    plain = {name: tensor for name, tensor in base.items() if not name.startswith(CONTROL)}
+    check_names(shapes_of(plain), blueprint.base, base.source)
+    merged = {**plain, **_tuned_decoder(control, blueprint)}
     added = control_weights(control, blueprint.shapes, control.source)
     check_names(shapes_of(added), blueprint.control, control.source, optional=[DIFFERENCE])
     return HandedOver({**merged, **without_difference(added, merged)}, f"{base.source} with {control.source}")
+
+
+def _tuned_decoder(control: HandedOver, blueprint: Blueprint) -> dict[str, Tensor]:
+    """The U-Net's decoder if it was saved beside the ControlNet that it was trained with, or nothing."""
+    saved = {name: tensor for name, tensor in control.items() if name.startswith(UNET)}
+    if not saved or not all(name.startswith(_DECODER) for name in saved):
+        return {}
+    expected = {name: shape for name, shape in blueprint.base.items() if name.startswith(_DECODER)}
+    check_names(shapes_of(saved), expected, control.source)
+    return saved

@@ -48,6 +48,23 @@ def test_every_shape_gives_the_same_model(shape, weights, plan):
     assert merged.source == "base with c.pth"
 
 
+def decoder_of(base):
+    return {name: t + 1 for name, t in base.items() if name.startswith((f"{UNET}output_blocks.", f"{UNET}out."))}
+
+
+def test_a_decoder_that_was_trained_with_the_control_replaces_the_bases(weights, plan):
+    base, control = base_of(weights), control_of(weights)
+    merged = merge(base, HandedOver({**control, **decoder_of(base)}, "tuned.safetensors"), plan)
+    assert_same(merged, {**weights, **decoder_of(base)})
+
+
+def test_half_a_decoder_is_refused(weights, plan):
+    base, control = base_of(weights), control_of(weights)
+    half = {name: t for name, t in decoder_of(base).items() if ".out." not in name}
+    with pytest.raises(ValueError, match=r"tuned.safetensors is not .*missing: model.diffusion_model.out"):
+        merge(base, HandedOver({**control, **half}, "tuned.safetensors"), plan)
+
+
 @pytest.mark.parametrize("shape", ["prefixed", "unprefixed", "diffusers"])
 def test_differences_are_added_to_the_bases_encoder(shape, weights, plan):
     base, control = base_of(weights), control_of(weights)
