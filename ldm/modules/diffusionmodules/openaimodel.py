@@ -1,6 +1,7 @@
 """The denoising U-Net of Stable Diffusion: the encoder half that ControlNet copies, and the whole."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,39 @@ from ldm.modules.attention import SpatialTransformer
 from ldm.modules.blocks import zeroed
 from ldm.modules.diffusionmodules.resblock import Downsample, ResBlock, TimestepEmbedSequential, Upsample
 from ldm.modules.diffusionmodules.util import timestep_embedding
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """Makes the layers that encoder and decoder are built of; see `UNetEncoder` for what its fields mean."""
+
+    emb_channels: int
+    num_heads: int
+    num_head_channels: int
+    transformer_depth: int
+    context_dim: int
+    use_linear: bool
+    use_checkpoint: bool
+    dropout: float
+    num_groups: int
+    upcast_attention: bool
+
+    def resblock(self, channels: int, out_channels: int) -> ResBlock:
+        return ResBlock(channels, self.emb_channels, self.dropout, out_channels, self.use_checkpoint, self.num_groups)
+
+    def transformer(self, channels: int) -> SpatialTransformer:
+        heads = _number_of_heads(channels, self.num_heads, self.num_head_channels)
+        return SpatialTransformer(
+            channels,
+            heads,
+            channels // heads,
+            self.transformer_depth,
+            context_dim=self.context_dim,
+            use_linear=self.use_linear,
+            use_checkpoint=self.use_checkpoint,
+            num_groups=self.num_groups,
+            upcast_attention=self.upcast_attention,
+        )
 
 
 class UNetEncoder(nn.Module):
@@ -76,23 +110,18 @@ class UNetEncoder(nn.Module):
         if upcast_attention is None:
             upcast_attention = use_linear_in_transformer
 
-        def resblock(channels: int, out_channels: int) -> ResBlock:
-            return ResBlock(channels, emb_channels, dropout, out_channels, use_checkpoint, num_groups)
-
-        def transformer(channels: int) -> SpatialTransformer:
-            heads = _number_of_heads(channels, num_heads, num_head_channels)
-            return SpatialTransformer(
-                channels,
-                heads,
-                channels // heads,
-                transformer_depth,
-                context_dim=context_dim,
-                use_linear=use_linear_in_transformer,
-                use_checkpoint=use_checkpoint,
-                num_groups=num_groups,
-                upcast_attention=upcast_attention,
-            )
-
+        layers_of = _Layers(
+            emb_channels,
+            num_heads,
+            num_head_channels,
+            transformer_depth,
+            context_dim,
+            use_linear_in_transformer,
+            use_checkpoint,
+            dropout,
+            num_groups,
+            upcast_attention,
+        )
         self.time_embed = nn.Sequential(
             nn.Linear(model_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
         )
@@ -102,10 +131,10 @@ class UNetEncoder(nn.Module):
         channels, factor = model_channels, 1
         for level, mult in enumerate(channel_mult):
             for _ in range(num_res_blocks):
-                layers: list[nn.Module] = [resblock(channels, mult * model_channels)]
+                layers: list[nn.Module] = [layers_of.resblock(channels, mult * model_channels)]
                 channels = mult * model_channels
                 if factor in attention_resolutions:
-                    layers.append(transformer(channels))
+                    layers.append(layers_of.transformer(channels))
                 self.input_blocks.append(TimestepEmbedSequential(*layers))
                 self.skip_channels.append(channels)
             if level != len(channel_mult) - 1:
@@ -113,11 +142,13 @@ class UNetEncoder(nn.Module):
                 self.skip_channels.append(channels)
                 factor *= 2
         self.middle_block = TimestepEmbedSequential(
-            resblock(channels, channels), transformer(channels), resblock(channels, channels)
+            layers_of.resblock(channels, channels),
+            layers_of.transformer(channels),
+            layers_of.resblock(channels, channels),
         )
         self.middle_channels = channels
         self.downsampling = factor
-        self._resblock, self._transformer = resblock, transformer
+        self._layers = layers_of
 
     @property
     def dtype(self) -> torch.dtype:
@@ -168,10 +199,12 @@ class UNetModel(UNetEncoder):
         self.output_blocks = nn.ModuleList()
         for level in reversed(range(len(mult))):
             for index in range(encoder["num_res_blocks"] + 1):
-                layers: list[nn.Module] = [self._resblock(channels + skips.pop(), mult[level] * self.model_channels)]
+                layers: list[nn.Module] = [
+                    self._layers.resblock(channels + skips.pop(), mult[level] * self.model_channels)
+                ]
                 channels = mult[level] * self.model_channels
                 if factor in encoder["attention_resolutions"]:
-                    layers.append(self._transformer(channels))
+                    layers.append(self._layers.transformer(channels))
                 if level and index == encoder["num_res_blocks"]:
                     layers.append(Upsample(channels))
                     factor //= 2

@@ -1,5 +1,7 @@
 """The U-Net against diffusers, its parameters, and wrong arguments."""
 
+import pickle
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -188,3 +190,10 @@ def test_latents_that_cannot_be_halved_are_named(height, width):
     message = rf"a latent's sides must be multiples of 4 \(an image's of 32\), got \({height}, {width}\)"
     with pytest.raises(ValueError, match=message):
         unet()(*inputs(height, width))
+
+
+def test_a_whole_network_can_be_pickled_as_processes_need_it():
+    network = unet()
+    again = pickle.loads(pickle.dumps(network))
+    with torch.no_grad():
+        assert torch.equal(again(*inputs()), network(*inputs()))
