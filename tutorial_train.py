@@ -59,7 +59,7 @@ def train(settings: Settings, attach: str = "tool_add_control.py ./models/v1-5-p
         logger=[pl.loggers.TensorBoardLogger(settings.output), pl.loggers.CSVLogger(settings.output)],
         callbacks=[images, SaveControl(Path(settings.output), settings.save_freq)],
         enable_checkpointing=False,  # SaveControl's files are a quarter of a whole model's
-        log_every_n_steps=10,
+        log_every_n_steps=settings.loss_freq,
     )
     trainer.fit(model, data)
 

@@ -27,6 +27,7 @@ class Settings:
         batch_size: Samples a step.
         learning_rate: Of AdamW; customary with `sd_locked=False` is 2e-6.
         logger_freq: Steps from one image log to the next.
+        loss_freq: Steps from one logged loss to the next.
         sd_locked: False trains the U-Net's decoder as well.
         only_mid_control: Use the ControlNet's middle connection alone.
         max_steps: Steps in all; -1 goes on until Ctrl-C.
@@ -46,6 +47,7 @@ class Settings:
     batch_size: int = 4
     learning_rate: float = 1e-5
     logger_freq: int = 300
+    loss_freq: int = 10
     sd_locked: bool = True
     only_mid_control: bool = False
     max_steps: int = -1
@@ -59,7 +61,7 @@ class Settings:
     image_scale: float = 9.0
 
     def __post_init__(self):
-        for name in ("batch_size", "logger_freq", "save_freq", "image_steps"):
+        for name in ("batch_size", "logger_freq", "loss_freq", "save_freq", "image_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.learning_rate <= 0:

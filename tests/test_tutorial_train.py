@@ -1,0 +1,106 @@
+"""tutorial_train.py on the tiny model: what it trains, what it leaves, and that it is the same each time."""
+
+import csv
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import tiny
+from cldm.fill50k import make_fill50k
+from cldm.model import load_model
+from cldm.training import Settings
+from cldm.weights.reading import read_weights
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> Settings:
+    folder = tmp_path_factory.mktemp("train")
+    config, weights = tiny.write_model(folder)
+    make_fill50k(folder / "data", count=8, size=64)
+    return Settings(
+        config=str(config),
+        resume_path=str(weights),
+        dataset=str(folder / "data"),
+        output=str(folder / "run"),
+        batch_size=2,
+        learning_rate=1e-3,
+        max_steps=STEPS,
+        logger_freq=2,
+        loss_freq=1,
+        save_freq=2,
+        image_steps=2,
+        device="cpu",
+    )
+
+
+def run(settings: Settings) -> Path:
+    """Train by the script, as a user does; returns the run's folder."""
+    given = [f"{name}={getattr(settings, name)}" for name in Settings.__dataclass_fields__]
+    subprocess.run([sys.executable, "tutorial_train.py", *given], cwd=ROOT, check=True, capture_output=True)
+    return Path(settings.output)
+
+
+@pytest.fixture(scope="module")
+def trained(settings) -> Path:
+    return run(settings)
+
+
+def test_only_the_controlnet_changes_and_its_zero_convolutions_learn(settings, trained):
+    before = read_weights(settings.resume_path)
+    after = read_weights(trained / f"control_{STEPS:06}.safetensors")
+    assert set(after) == {name for name in before if name.startswith("control_model.")}
+    changed = [name for name in after if not torch.equal(after[name], before[name])]
+    assert {"control_model.zero_convs.0.0.weight", "control_model.input_hint_block.0.weight"} <= set(changed)
+
+
+def test_the_saved_control_loads_onto_its_base(settings, trained):
+    model = load_model(settings.config, settings.resume_path, trained / f"control_{STEPS:06}.safetensors", device="cpu")
+    saved = read_weights(trained / f"control_{STEPS:06}.safetensors")
+    assert torch.equal(model.control_model.zero_convs[0][0].weight, saved["control_model.zero_convs.0.0.weight"])
+
+
+def test_what_a_run_leaves(trained):
+    assert {file.name for file in trained.glob("control_*")} == {
+        "control_000002.safetensors",
+        "control_000004.safetensors",
+    }
+    images = {file.name for file in (trained / "image_log/train").iterdir()}
+    kinds = ["reconstruction", "control", "conditioning", "samples_cfg_scale_9.00"]
+    assert images == {
+        f"{kind}_gs-{step:06}_e-{epoch:06}_b-{batch:06}.png"
+        for kind in kinds
+        for step, epoch, batch in ((1, 0, 0), (2, 0, 1), (4, 0, 3))
+    }
+    assert list(trained.glob("lightning_logs/**/events.out.tfevents.*"))
+    assert not list(trained.glob("**/*.ckpt")), "whole models are not saved"
+
+
+def test_the_same_settings_give_the_same_weights(settings, trained, tmp_path):
+    again = run(replace(settings, output=str(tmp_path), logger_freq=3, save_freq=100))
+    a, b = (read_weights(folder / f"control_{STEPS:06}.safetensors") for folder in (trained, again))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_unlocked_the_decoder_learns_too(settings, tmp_path):
+    folder = run(replace(settings, sd_locked=False, output=str(tmp_path), max_steps=2))
+    before = read_weights(settings.resume_path)
+    after = read_weights(folder / "control_000002.safetensors")
+    decoder = {name for name in after if name.startswith("model.diffusion_model.")}
+    assert decoder == {
+        n for n in before if n.startswith(("model.diffusion_model.output_blocks.", "model.diffusion_model.out."))
+    }
+    assert all(not torch.equal(after[name], before[name]) for name in decoder if name.endswith("out.2.weight"))
+
+
+def test_losses_are_logged(trained):
+    rows = [row for file in trained.glob("**/metrics.csv") for row in csv.DictReader(file.open())]
+    losses = [float(row["train/loss_simple"]) for row in rows]
+    assert losses
+    assert all(0 < loss < 10 for loss in losses)
