@@ -111,8 +111,12 @@ class _Deferred:
         with _opened(self):
             return self.requires_grad_(requires_grad)
 
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")  # where the weights will be
+
     def cpu(self) -> nn.Module:
-        return self  # where the weights will be
+        return self
 
     def to(self, *args: Any, **kwargs: Any) -> nn.Module:
         device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
@@ -156,23 +160,27 @@ def _opened(module: Any) -> Iterator[None]:
         module.__class__ = gate
 
 
-def _open(module: Any) -> Callable[[], nn.Module]:
-    """Make the module an ordinary one, and return what builds it."""
+def _open(module: Any) -> None:
+    """Make the module, which has its weights by now, an ordinary one."""
     module.__class__ = type(module)._ready_class
-    return module.__dict__.pop("_build")
+    del module.__dict__["_build"]
+    for parameter in module.parameters():
+        module.to(parameter.device)  # moves nothing: Lightning's modules remember the device they were built on
+        break
 
 
 def _initialise(module: Any) -> None:
     """Build the module anew with values, and take these over part by part."""
     with torch.device("cpu"):
         fresh = module.__dict__["_build"]()
+    with _opened(module):
+        for part, fresh_part in zip(module.modules(), fresh.modules(), strict=True):
+            for name, parameter in fresh_part._parameters.items():
+                if parameter is not None:
+                    parameter.requires_grad_(part._parameters[name].requires_grad)
+                part._parameters[name] = parameter
+            part._buffers.update(fresh_part._buffers)
     _open(module)
-    for part, fresh_part in zip(module.modules(), fresh.modules(), strict=True):
-        for name, parameter in fresh_part._parameters.items():
-            if parameter is not None:
-                parameter.requires_grad_(part._parameters[name].requires_grad)
-            part._parameters[name] = parameter
-        part._buffers.update(fresh_part._buffers)
 
 
 def _has_hidden_buffers(module: Any) -> bool:

@@ -37,7 +37,7 @@ def file(weights, tmp_path) -> Path:
 def loss(model: ControlLDM) -> torch.Tensor:
     torch.manual_seed(0)
     batch = next(iter(batches()))
-    return model.training_step({**batch, "txt": list(batch["txt"])}, 0)
+    return model(*model.get_input(batch))
 
 
 def batches() -> DataLoader:

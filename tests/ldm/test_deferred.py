@@ -4,6 +4,7 @@ import copy
 import pickle
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import nn
 
@@ -150,6 +151,24 @@ def test_hidden_buffers_have_their_values_after_loading():
     module.load_state_dict(given)
     assert module.hidden.tolist() == [1.0, 1.0]
     assert torch.equal(module.linear.weight, given["linear.weight"])
+
+
+class Lightning(pl.LightningModule):
+    """Remembers a device, and has no zero layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+
+def test_lightning_modules_do_not_remember_the_meta_device():
+    cpu = torch.device("cpu")
+    initialised, loaded = deferred(Lightning), deferred(Lightning)
+    assert initialised.device == cpu
+    assert is_deferred(initialised)
+    loaded.load_state_dict(initialised.state_dict())
+    assert initialised.device == loaded.device == cpu
+    assert type(initialised) is type(loaded) is Lightning
 
 
 def test_a_failed_load_leaves_it_without_weights_but_usable():
