@@ -1,0 +1,124 @@
+"""Make a map of every image in a folder, on all cores.
+
+python tool_annotate.py photos --detector canny --out maps
+python tool_annotate.py photos --detector midas --map normal --out normals
+python tool_annotate.py photos --detector hed --out training/photos --training-set
+
+With --training-set, captions are taken from the .txt files beside the images, and the result can be trained on:
+`python tutorial_dataset.py training/photos` checks it. Interrupt it when you like: the same command goes on from there.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from annotator.catalogue import CATALOGUE, Option
+from annotator.folder import PROMPTS_FILE, Detect, Settings, annotate_folder
+
+_TRAINING_RESOLUTION = 512
+
+
+def main() -> None:
+    given = _parser().parse_args()
+    entry = CATALOGUE[given.detector]
+    try:
+        settings = _settings(given)
+
+        def detect() -> Detect:
+            detector = entry.build(given.checkpoints, given.device)
+            return lambda image: entry.detect(detector, image, settings.options)[settings.map]
+
+        report = annotate_folder(given.folder, given.out, detect, settings, given.workers)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit(f"\nStopped; the same command goes on where {given.out} was left.") from None
+    for problem in report.problems:
+        print(problem, file=sys.stderr)
+    rows = f", {report.rows} rows in {PROMPTS_FILE}" if settings.training_set else ""
+    print(f"{given.out}: {report.made} maps made, {report.kept} kept{rows}, problems: {len(report.problems)}")
+    sys.exit(1 if report.problems else 0)
+
+
+def _settings(given: argparse.Namespace) -> Settings:
+    """What the flags ask for; options that were not given have their defaults.
+
+    Raises:
+        ValueError: If a flag is not for the detector, or its value is out of range.
+    """
+    entry = CATALOGUE[given.detector]
+    own = {option.name: option for option in entry.options}
+    for option in _options():
+        if getattr(given, option.name) is not None and option.name not in own:
+            raise ValueError(f"{_flag(option)} is no option of {given.detector}; it has {_flags(entry.options)}")
+    values = {name: getattr(given, name) for name in own}
+    options = {
+        name: option.value if values[name] is None else option.checked(values[name]) for name, option in own.items()
+    }
+    if given.map is not None and given.map not in entry.maps:
+        raise ValueError(f"{given.detector} has no map {given.map!r}; expected one of {', '.join(entry.maps)}")
+    resolution = given.resolution
+    if resolution is None and given.training_set:
+        resolution = _TRAINING_RESOLUTION
+    return Settings(given.detector, given.map or entry.maps[0], options, resolution, given.training_set, given.square)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="images, in folders if you like")
+    parser.add_argument("--detector", required=True, choices=CATALOGUE, help="what makes the maps")
+    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="for the maps, new or to go on with")
+    parser.add_argument("--map", help="of a detector that makes several: depth (the default) or normal")
+    parser.add_argument(
+        "--resolution",
+        type=int,
+        metavar="PIXELS",
+        help="scale the short side to this first, both sides to multiples of 64; by default images keep their size",
+    )
+    parser.add_argument(
+        "--training-set",
+        action="store_true",
+        help=f"write source/ (maps), target/ (images) and {PROMPTS_FILE}; the resolution is {_TRAINING_RESOLUTION} "
+        "if not given, and nothing is distorted",
+    )
+    parser.add_argument(
+        "--square",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether a training set's images are cut to their middle square, so that they make batches; otherwise "
+        "the long side is cut to a multiple of 64",
+    )
+    parser.add_argument("--checkpoints", type=Path, metavar="FOLDER", help="by default annotator/ckpts")
+    parser.add_argument("--device", default="auto", help="auto (the default), cpu, cuda, cuda:N or mps")
+    parser.add_argument(
+        "--workers", type=int, help="images at a time, by default one for each core; fewer need less memory"
+    )
+    for name, entry in CATALOGUE.items():
+        group = parser.add_argument_group(f"options of {name}") if entry.options else None
+        for option in entry.options:
+            _add_option(group, option)
+    return parser
+
+
+def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
+    if option.is_switch:
+        group.add_argument(_flag(option), action=argparse.BooleanOptionalAction, help=f"default: {option.value}")
+    else:
+        text = f"{option.label.lower()}, {option.minimum:g} to {option.maximum:g}, default: {option.value:g}"
+        group.add_argument(_flag(option), type=float, metavar="N", help=text)
+
+
+def _options() -> list[Option]:
+    return [option for entry in CATALOGUE.values() for option in entry.options]
+
+
+def _flag(option: Option) -> str:
+    return f"--{option.name.replace('_', '-')}"
+
+
+def _flags(options: tuple[Option, ...]) -> str:
+    return ", ".join(map(_flag, options)) or "none"
+
+
+if __name__ == "__main__":
+    main()
