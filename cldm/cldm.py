@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from cldm.weights.expected import POSITION_IDS, check_names, shapes_of, with_position_ids
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.ddpm import Batch, LatentDiffusion
+from ldm.models.diffusion.draws import Draws
 from ldm.modules.blocks import zeroed
 from ldm.modules.diffusionmodules.openaimodel import UNetEncoder, UNetModel
 from ldm.modules.diffusionmodules.resblock import TimestepEmbedSequential
@@ -143,7 +144,7 @@ class ControlledUnetModel(UNetModel):
 class ControlLDM(LatentDiffusion):
     """A latent diffusion model with a ControlNet.
 
-    Attributes that users' scripts set: `learning_rate`, `sd_locked` (False trains the U-Net's decoder too),
+    Attributes that users' scripts set: `LatentDiffusion`'s, `sd_locked` (False trains the U-Net's decoder too),
     `only_mid_control`, and `control_scales`, the connections' weights where a condition brings none.
 
     Args:
@@ -184,9 +185,9 @@ class ControlLDM(LatentDiffusion):
         """Write what older strict loaders ask for."""
         checkpoint["state_dict"] = with_position_ids(checkpoint["state_dict"])
 
-    def get_input(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
+    def get_input(self, batch: Batch, draws: Draws | None = None) -> tuple[Tensor, dict[str, Any]]:
         """Scaled latents and the condition of a batch, with the control images (b, H, W, c) in [0, 1]."""
-        z, cond = super().get_input(batch)
+        z, cond = super().get_input(batch, draws)
         hint = rearrange(batch[self.control_key], "b h w c -> b c h w").to(self.device)
         return z, {**cond, "c_concat": [hint.contiguous()]}
 

@@ -9,12 +9,19 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ldm.models.diffusion.draws import Draws
 from ldm.models.diffusion.prediction import PARAMETERIZATIONS, add_noise, velocity
 from ldm.models.diffusion.schedule import make_beta_schedule, schedule_buffers
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 from ldm.util import instantiate_from_config
 
 Batch = Mapping[str, Any]
+
+INDEX = "index"
+"""Key in a batch of the samples' places in the dataset."""
+
+MOMENTS = "moments"
+"""Key in a batch of cached posteriors, mean and log-variance side by side, which stand in for its images."""
 
 
 class DiffusionWrapper(nn.Module):
@@ -27,6 +34,9 @@ class DiffusionWrapper(nn.Module):
 
 class LatentDiffusion(pl.LightningModule):
     """Autoencoder, text encoder and U-Net; trained to predict noise or velocity in the latent space.
+
+    Attributes that a training script sets: `learning_rate`; `prompt_dropout`, the share of prompts that are replaced by
+    the empty one; and `seed`, of the draws of batches that say their samples' `INDEX`.
 
     Args:
         unet_config: Target and parameters of the U-Net.
@@ -86,6 +96,8 @@ class LatentDiffusion(pl.LightningModule):
         self.scale_factor = scale_factor
         self.num_timesteps = timesteps
         self.learning_rate = 1e-5
+        self.prompt_dropout = 0.0
+        self.seed = 0
         for name, values in schedule_buffers(
             make_beta_schedule(beta_schedule, timesteps, linear_start, linear_end)
         ).items():
@@ -121,14 +133,28 @@ class LatentDiffusion(pl.LightningModule):
         """Pixels (b, 3, H, W) around [-1, 1] of scaled latents `z`."""
         return self.first_stage_model.decode(z / self.scale_factor)
 
-    def get_input(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
+    def posterior_of(self, batch: Batch) -> DiagonalGaussianDistribution:
+        """The posterior over unscaled latents of a batch's images, or of its cached `MOMENTS` (b, 2c, h, w)."""
+        if MOMENTS in batch:
+            return DiagonalGaussianDistribution(batch[MOMENTS].to(self.device))
+        pixels = rearrange(batch[self.first_stage_key], "b h w c -> b c h w").to(self.device)
+        return self.encode_first_stage(pixels)
+
+    def get_input(self, batch: Batch, draws: Draws | None = None) -> tuple[Tensor, dict[str, Any]]:
         """Scaled latents and the condition of a batch.
 
-        The batch has images (b, h, w, 3) in [-1, 1] under `first_stage_key`, and prompts under `cond_stage_key`.
+        Args:
+            batch: Images (b, h, w, 3) in [-1, 1] under `first_stage_key`, and prompts under `cond_stage_key`.
+            draws: Sample the posterior and drop prompts by these; by torch's generator, and none, otherwise.
         """
-        pixels = rearrange(batch[self.first_stage_key], "b h w c -> b c h w").to(self.device)
-        z = self.get_first_stage_encoding(self.encode_first_stage(pixels)).float()
-        return z, {"c_crossattn": [self.get_learned_conditioning(batch[self.cond_stage_key])]}
+        posterior, prompts = self.posterior_of(batch), list(batch[self.cond_stage_key])
+        if draws is None:
+            z = self.get_first_stage_encoding(posterior)
+        else:
+            z = self.scale_factor * (posterior.mean + posterior.std * draws.posterior(posterior.mean))
+            dropped = draws.dropped(self.prompt_dropout)
+            prompts = ["" if drop else prompt for prompt, drop in zip(prompts, dropped, strict=True)]
+        return z.float(), {"c_crossattn": [self.get_learned_conditioning(prompts)]}
 
     def apply_model(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
         """The U-Net's output at the noisy latent `x` (b, c, h, w), time step `t` (b,).
@@ -156,10 +182,20 @@ class LatentDiffusion(pl.LightningModule):
         t = torch.randint(0, self.num_timesteps, (len(z),), device=z.device)
         return self.p_losses(z, cond, t)
 
+    def draws_of(self, batch: Batch) -> Draws:
+        """What chance decides for a batch: by its samples' places if it says them, by torch's generator otherwise."""
+        if INDEX in batch:
+            return Draws(self.seed, self.current_epoch, batch[INDEX].tolist())
+        return Draws.fresh(len(batch[self.cond_stage_key]))
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        z, cond = self.get_input(batch)
-        loss = self(z, cond)
+        draws = self.draws_of(batch)
+        z, cond = self.get_input(batch, draws)
+        loss = self.p_losses(z, cond, draws.timesteps(self.num_timesteps).to(z.device), draws.noise(z))
         self.log("train/loss_simple", loss, prog_bar=True, batch_size=len(z))
+        if self.prompt_dropout:
+            share = draws.dropped(self.prompt_dropout).float().mean()
+            self.log("train/prompts_dropped", share, batch_size=len(z))
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -193,3 +193,63 @@ def test_keys_of_published_configs_are_accepted():
 def test_what_there_is_not_is_named(changes, message):
     with pytest.raises(ValueError, match=message):
         latent_diffusion(**changes)
+
+
+def steps(model, monkeypatch, indices: list[int], epoch: int = 0) -> list[dict[str, Any]]:
+    """What a step over some samples of a dataset trains each of them on."""
+    seen: dict[str, Any] = {}
+
+    def p_losses(z, cond, t, noise):
+        seen.update(z=z, tokens=cond["c_crossattn"][0], t=t, noise=noise)
+        return z.mean()
+
+    monkeypatch.setattr(model, "p_losses", p_losses)
+    monkeypatch.setattr(model, "log", lambda *_, **__: None)
+    monkeypatch.setattr(type(model), "current_epoch", epoch)
+    images = torch.rand(8, 64, 64, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    batch = {"jpg": images[indices], "txt": [f"prompt {index}" for index in indices], "index": torch.tensor(indices)}
+    model.training_step(batch, 0)
+    return [{name: value[k] for name, value in seen.items()} for k in range(len(indices))]
+
+
+def test_with_an_index_a_samples_step_does_not_depend_on_batch_or_process(model, monkeypatch):
+    monkeypatch.setattr(model, "prompt_dropout", 0.5)
+    together = steps(model, monkeypatch, [3, 0, 5])
+    torch.manual_seed(99)
+    alone = [steps(model, monkeypatch, [index])[0] for index in (3, 0, 5)]
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    (later,) = steps(model, monkeypatch, [3], epoch=1)
+    assert not torch.equal(later["noise"], alone[0]["noise"])
+
+
+def test_the_share_of_dropped_prompts_is_logged_and_is_what_is_dropped(model, monkeypatch):
+    logged = {}
+    monkeypatch.setattr(model, "prompt_dropout", 0.5)
+    empty = model.get_learned_conditioning([""])[0]
+    samples = steps(model, monkeypatch, list(range(8)))
+    dropped = sum(torch.allclose(sample["tokens"], empty, atol=1e-5) for sample in samples)
+    monkeypatch.setattr(model, "log", lambda name, value, **_: logged.update({name: float(value)}))
+    batch = {"jpg": torch.zeros(8, 64, 64, 3), "txt": ["a"] * 8, "index": torch.arange(8)}
+    model.training_step(batch, 0)
+    assert 0 < dropped < 8
+    assert logged["train/prompts_dropped"] == dropped / 8
+
+
+def test_without_an_index_a_step_draws_from_torchs_generator(model, monkeypatch):
+    monkeypatch.setattr(model, "log", lambda *_, **__: None)
+    batch = {"jpg": torch.zeros(2, 64, 64, 3), "txt": ["a red circle", "a blue star"]}
+    losses = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        losses.append(model.training_step(batch, 0).item())
+    assert losses[0] == losses[1] != losses[2]
+
+
+@torch.no_grad()
+def test_cached_moments_stand_in_for_images(model):
+    pixels = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    posterior = model.posterior_of({"jpg": pixels})
+    again = model.posterior_of({"moments": torch.cat([posterior.mean, posterior.logvar], dim=1)})
+    assert torch.equal(again.mean, posterior.mean)
+    assert torch.equal(again.logvar, posterior.logvar)
