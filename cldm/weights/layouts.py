@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from cldm.weights.diffusers_names import diffusers_names
-from cldm.weights.expected import Shapes
+from cldm.weights.expected import POSITION_IDS, Shapes
 
 CONTROL = "control_model."
 UNET = "model.diffusion_model."
@@ -26,7 +26,8 @@ def control_weights(weights: Mapping[str, Tensor], expected: Shapes, source: str
         ValueError: If it is none of these.
     """
     if any(name.startswith(CONTROL) for name in weights):
-        named = {name: tensor for name, tensor in weights.items() if name not in expected or name.startswith(CONTROL)}
+        of_base = {name for name in expected if not name.startswith(CONTROL)} | {POSITION_IDS}
+        named = {name: tensor for name, tensor in weights.items() if name not in of_base}
     elif "input_hint_block.0.weight" in weights:
         named = {_prefixed(name): tensor for name, tensor in weights.items()}
     elif "controlnet_cond_embedding.conv_in.weight" in weights:

@@ -31,14 +31,22 @@ def merge(base: HandedOver, control: HandedOver | None, blueprint: Blueprint) ->
         return base
     plain = {name: tensor for name, tensor in base.items() if not name.startswith(CONTROL)}
     check_names(shapes_of(plain), blueprint.base, base.source)
-    merged = {**plain, **_tuned_decoder(control, blueprint)}
+    merged = {**plain, **tuned_decoder(control, blueprint)}
     added = control_weights(control, blueprint.shapes, control.source)
     check_names(shapes_of(added), blueprint.control, control.source, optional=[DIFFERENCE])
     return HandedOver({**merged, **without_difference(added, merged)}, f"{base.source} with {control.source}")
 
 
-def _tuned_decoder(control: HandedOver, blueprint: Blueprint) -> dict[str, Tensor]:
-    """The U-Net's decoder if it was saved beside the ControlNet that it was trained with, or nothing."""
+def tuned_decoder(control: HandedOver, blueprint: Blueprint) -> dict[str, Tensor]:
+    """The U-Net's decoder if it was saved beside the ControlNet that it was trained with, or nothing.
+
+    Args:
+        control: A file of a ControlNet.
+        blueprint: Of the ControlLDM.
+
+    Raises:
+        ValueError: If it is half a decoder.
+    """
     saved = {name: tensor for name, tensor in control.items() if name.startswith(UNET)}
     if not saved or not all(name.startswith(_DECODER) for name in saved):
         return {}

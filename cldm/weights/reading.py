@@ -17,6 +17,9 @@ from ldm.deferred import HandedOver
 
 _EMA = "model_ema."
 _UNET = "model.diffusion_model."
+_DIFFUSERS_FILES = tuple(
+    f"diffusion_pytorch_model{variant}{suffix}" for variant in ("", ".fp16") for suffix in (".safetensors", ".bin")
+)
 _DAMAGED = (  # what reading a cut or altered archive, pickle or safetensors file raises, depending on where it is hurt
     SafetensorError,
     pickle.UnpicklingError,
@@ -41,8 +44,9 @@ def read_weights(path: str | Path, ema: bool = False) -> HandedOver:
     when they are changed, and the file does not change with them. No two of them share memory.
 
     Args:
-        path: The file; {"state_dict": tensors} is unwrapped. Anything that is no tensor is left out, and so is a noise
-            schedule in half precision, which is too coarse to use: it follows from the config.
+        path: The file, or the folder of a diffusers model; {"state_dict": tensors} is unwrapped. Anything that is no
+            tensor is left out, and so is a noise schedule in half precision, which is too coarse to use: it follows
+            from the config.
         ema: Whether the U-Net's weights are to be the averaged ones, `model_ema.*`; these are left out otherwise.
 
     Raises:
@@ -50,6 +54,8 @@ def read_weights(path: str | Path, ema: bool = False) -> HandedOver:
         ValueError: If the file is damaged or something else than weights, or has no averaged weights to use.
     """
     path = Path(path).expanduser()
+    if path.is_dir():
+        path = _diffusers_file(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: check the name, and the folder it is given from ({Path.cwd()})")
     with path.open("rb") as file:
@@ -64,6 +70,16 @@ def read_weights(path: str | Path, ema: bool = False) -> HandedOver:
         ) from error
     tensors = _tensors(content, path)
     return HandedOver(_choose_ema(tensors, path) if ema else _without_ema(tensors), str(path))
+
+
+def _diffusers_file(folder: Path) -> Path:
+    """The file of weights in a folder that diffusers wrote."""
+    for name in _DIFFUSERS_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(
+        f"no {' or '.join(_DIFFUSERS_FILES)} in the folder {folder}; name a file, or the folder of a diffusers model"
+    )
 
 
 def _reader(path: Path, start: bytes) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cldm.weights.reading import own_storage
 
-_PICKLED = (".ckpt", ".pth", ".pt")
+PICKLED = (".ckpt", ".pth", ".pt")
 
 
 def check_output(path: str | Path) -> Path:
@@ -22,7 +22,7 @@ def check_output(path: str | Path) -> Path:
         ValueError: If the name does not end as a format's does.
     """
     path = Path(path).expanduser()
-    if path.suffix not in (".safetensors", *_PICKLED):
+    if path.suffix not in (".safetensors", *PICKLED):
         raise ValueError(f"expected a name that ends in .safetensors, .ckpt, .pth or .pt to save to, got {path}")
     if os.path.lexists(path):
         raise FileExistsError(f"{path} exists and is not overwritten; give another name, or remove it first")
