@@ -126,10 +126,11 @@ def _image_names(images: Path, out: Path) -> list[Path]:
         raise FileNotFoundError(f"no folder at {images}; give one with images")
     if images.resolve() == out.resolve():
         raise ValueError(f"images and maps would be in the same folder, {out}; give another for the maps")
+    inside = out.resolve() if images.resolve() in out.resolve().parents else None
     names = sorted(
         path.relative_to(images)
         for path in images.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file() and out.resolve() not in path.resolve().parents
+        if path.suffix.lower() in SUFFIXES and path.is_file() and inside not in path.resolve().parents
     )
     if not names:
         raise FileNotFoundError(f"no images in {images}; expected are files that end in {', '.join(SUFFIXES)}")

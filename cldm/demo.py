@@ -1,4 +1,4 @@
-"""The page of an app, built from its `Demo`, and the flags it is started with."""
+"""The page of an app, built from its `Demo`, and the flags it is started with; what all pages have is public."""
 
 import argparse
 import html
@@ -10,7 +10,18 @@ from typing import Any
 from cldm.runner import RESOLUTION_STEP, Demo, Machine, Runner, Slider, invert, unchanged
 from cldm.settings import LIMITS
 
-__all__ = ["Demo", "Slider", "build", "invert", "main", "unchanged"]
+__all__ = [
+    "Demo",
+    "Slider",
+    "add_serving_flags",
+    "build",
+    "invert",
+    "main",
+    "message",
+    "new_page",
+    "serve",
+    "unchanged",
+]
 
 _UPLOAD_LIMIT = "64mb"
 _CACHE_CHECK, _CACHE_AGE = 3600, 86400  # seconds: uploads and results are kept for a day
@@ -27,8 +38,18 @@ def main(demo: Demo, arguments: Sequence[str] | None = None) -> None:
     runner = Runner(demo, Machine(tuple(flags.checkpoint), flags.config, flags.device, flags.precision))
     if runner.notice():
         print(runner.notice().replace("**", "").replace("`", ""), file=sys.stderr)
+    serve(build(runner), flags)
+
+
+def serve(page: Any, flags: argparse.Namespace) -> None:
+    """Serve a page until it is interrupted.
+
+    Args:
+        page: A `gradio.Blocks`.
+        flags: Those of `add_serving_flags`.
+    """
     try:
-        build(runner).launch(
+        page.launch(
             server_name=flags.host,
             server_port=flags.port,
             share=flags.share,
@@ -43,6 +64,13 @@ def main(demo: Demo, arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"cannot serve on {flags.host}: {error}") from error
 
 
+def new_page(title: str) -> Any:
+    """An empty page, a `gradio.Blocks`, that deletes its visitors' files after a day."""
+    import gradio as gr
+
+    return gr.Blocks(title=title, analytics_enabled=False, delete_cache=(_CACHE_CHECK, _CACHE_AGE))
+
+
 def build(runner: Runner) -> Any:
     """The page of an app, a `gradio.Blocks`."""
     import gradio as gr  # takes seconds, so not before it is needed
@@ -54,7 +82,7 @@ def build(runner: Runner) -> Any:
         limit = LIMITS[name]
         return gr.Slider(limit.lowest, limit.highest, value=getattr(settings, name), step=step, label=label)
 
-    with gr.Blocks(title=demo.title, analytics_enabled=False, delete_cache=(_CACHE_CHECK, _CACHE_AGE)) as page:
+    with new_page(demo.title) as page:
         gr.Markdown(f"# {demo.title}")
         notice = gr.Markdown(runner.notice())
         page.load(runner.notice, outputs=notice, api_visibility="private")
@@ -119,9 +147,9 @@ def _listener(runner: Runner) -> Any:
                 {**values, "image": image.get("path")}, lambda share, what: progress(share, desc=what)
             )
         except torch.OutOfMemoryError as error:
-            raise _message("out of memory: ask for fewer images or a lower resolution") from error
+            raise message("out of memory: ask for fewer images or a lower resolution") from error
         except (ValueError, OSError, FloatingPointError) as error:
-            raise _message(str(error)) from error
+            raise message(str(error)) from error
         captions = [f"seed {seed}" for seed in pictures.seeds]
         shown = [(pictures.preview, "control map"), *zip(pictures.images, captions, strict=True)]
         return shown, ", ".join(map(str, pictures.seeds))
@@ -129,7 +157,7 @@ def _listener(runner: Runner) -> Any:
     return run
 
 
-def _message(text: str) -> Exception:
+def message(text: str) -> Exception:
     """An error that the page shows until it is closed, and that the terminal says in one line."""
     import gradio as gr
 
@@ -148,13 +176,19 @@ def _parser(demo: Demo) -> argparse.ArgumentParser:
         f"models/control_sd15_{demo.control}, or else the bundled miniature",
     )
     parser.add_argument("--config", metavar="YAML", help="architecture; by default that of Stable Diffusion 1.5")
-    parser.add_argument("--device", default="auto", help="auto (the default), cpu, cuda, cuda:N or mps")
     parser.add_argument(
         "--precision",
         default="auto",
         choices=["auto", "float32", "bfloat16", "float16"],
         help="of the networks; auto, the default, is float16 on CUDA and float32 elsewhere",
     )
+    add_serving_flags(parser)
+    return parser
+
+
+def add_serving_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what every app is started with: the device, and who may reach the page."""
+    parser.add_argument("--device", default="auto", help="auto (the default), cpu, cuda, cuda:N or mps")
     parser.add_argument(
         "--host",
         default="127.0.0.1",
@@ -163,7 +197,6 @@ def _parser(demo: Demo) -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, help="by default the first free one from 7860")
     parser.add_argument("--share", action="store_true", help="also serve under a public address of gradio.live")
     parser.add_argument("--auth", type=_name_and_password, metavar="NAME:PASSWORD", help="ask visitors for these")
-    return parser
 
 
 def _name_and_password(text: str) -> tuple[str, str]:

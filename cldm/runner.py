@@ -10,8 +10,9 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from annotator.images import read_image
 from annotator.util import HWC3, resize_image
 from cldm.model_files import ModelFiles, find_model
 from cldm.settings import LIMITS, Limit, Settings, check_number
@@ -21,7 +22,6 @@ _RESOLUTIONS = Limit(256, 768, True)
 _MINIATURE_RESOLUTIONS = Limit(64, 256, True)
 _MOST_PIXELS = 3 * 768 * 768  # of a generated image: a panorama three times as long as the largest square
 _RUNS_KEPT = 16  # folders of PNGs; the page has copies of its own by then
-_NO_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on damaged files
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Runner:
         """
         tell = progress or (lambda share, what: None)
         settings, resolution, options = self._checked(values)
-        image = read_image(values.get("image"))
+        image = read_upload(values.get("image"))
         with self._lock:
             control_map = self._control_map(image, resolution, options)
             from cldm.pipeline import generate, load  # slow to import, so not before the first run
@@ -217,24 +217,15 @@ class Runner:
         return Pictures(shown, paths, seeds)
 
 
-def read_image(path: str | Path | None) -> np.ndarray:
-    """Pixels of a picture's file, upright: uint8, (h, w, 3) RGB or, where it is transparent, (h, w, 4) RGBA.
+def read_upload(path: str | Path | None) -> np.ndarray:
+    """Pixels of a visitor's picture, as `annotator.images.read_image` has them.
 
     Raises:
         ValueError: If there is none, or it is damaged or no picture.
     """
     if path is None:
         raise ValueError("expected an image, got none: upload one, then press Run")
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I;16"):  # Pillow would clip, not scale
-                return np.asarray(Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB"))
-            return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
-    except _NO_IMAGE as error:
-        raise ValueError(
-            f"cannot read {Path(path).name} as an image: it is damaged or of another kind; upload a PNG, JPEG or WebP"
-        ) from error
+    return read_image(path)
 
 
 def _whole(value: Any) -> Any:

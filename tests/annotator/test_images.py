@@ -1,0 +1,52 @@
+"""Image files to arrays and back."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from annotator.images import read_image, write_png
+
+RNG = np.random.default_rng(0)
+
+
+def test_what_was_written_is_read(tmp_path):
+    for shape in [(5, 7, 3), (5, 7)]:
+        pixels = RNG.integers(0, 256, shape, np.uint8)
+        write_png(pixels, tmp_path / "new" / "a.png")
+        expected = pixels if pixels.ndim == 3 else np.dstack([pixels] * 3)
+        np.testing.assert_array_equal(read_image(tmp_path / "new" / "a.png"), expected)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
+
+
+def test_alpha_stays_and_palettes_are_resolved(tmp_path):
+    rgba = RNG.integers(0, 256, (5, 7, 4), np.uint8)
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), rgba)
+    Image.fromarray(rgba[:, :, :3]).quantize(8).save(tmp_path / "p.png")
+    assert read_image(tmp_path / "p.png").shape == (5, 7, 3)
+
+
+def test_sixteen_bits_are_scaled_to_eight(tmp_path):
+    deep = np.array([[0, 255, 256], [32768, 65280, 65535]], np.uint16)
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png")[:, :, 1], [[0, 0, 1], [128, 255, 255]])
+
+
+def test_cameras_orientation_is_followed(tmp_path):
+    pixels = RNG.integers(0, 256, (4, 6, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(pixels, -1))
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n cut"])
+def test_what_is_no_image_is_refused(tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot read a\.png as an image"):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"cannot read a\.png as an image"):
+        read_image(tmp_path / "a.png")

@@ -1,0 +1,80 @@
+"""The command line."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from annotator.hed import HEDdetector
+from parity import filled_state_dict, published_names
+from tool_annotate import main
+from tutorial_dataset import MyDataset
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the tool's `main` in a folder with images in `in`; gives its exit code."""
+    (tmp_path / "in").mkdir()
+    pixels = np.zeros((80, 100, 3), np.uint8)
+    pixels[20:60, 30:70] = (250, 120, 30)
+    for name in ("square", "twin"):
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{name}.png")
+        (tmp_path / "in" / f"{name}.txt").write_text(f"an orange {name}")
+    monkeypatch.chdir(tmp_path)
+
+    def tool(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["tool_annotate.py", "in", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        if isinstance(end.value.code, str):  # as Python does at the end of a script
+            print(end.value.code, file=sys.stderr)
+            return 1
+        return end.value.code
+
+    return tool
+
+
+def test_the_result_is_a_training_set(run, tmp_path, capsys):
+    options = ("--training-set", "--resolution", "128", "--low-threshold", "50")
+    assert run("--detector", "canny", "--out", "set", *options) == 0
+    assert "set: 2 maps made, 0 kept, 2 rows in prompt.json, problems: 0" in capsys.readouterr().out
+    dataset = MyDataset(tmp_path / "set")
+    assert [item["txt"] for item in dataset] == ["an orange square", "an orange twin"]
+    assert dataset[0]["hint"].shape == dataset[0]["jpg"].shape == (128, 128, 3)
+    assert set(np.unique(dataset[0]["hint"])) == {0, 1}
+
+
+def test_a_detector_with_weights_and_a_broken_image(run, tmp_path, capsys):
+    torch.save(filled_state_dict(published_names("ControlNetHED.pth")), tmp_path / "ControlNetHED.pth")
+    (tmp_path / "in" / "broken.jpg").write_bytes(b"no image")
+    assert run("--detector", "hed", "--out", "maps", "--checkpoints", ".", "--device", "cpu") == 1
+    told = capsys.readouterr()
+    assert "broken.jpg: cannot read broken.jpg as an image" in told.err
+    assert "maps: 2 maps made, 0 kept, problems: 1" in told.out
+    expected = HEDdetector(tmp_path, "cpu")(np.asarray(Image.open(tmp_path / "in" / "twin.png")))
+    made = np.asarray(Image.open(tmp_path / "maps" / "twin.png"))
+    assert np.abs(made.astype(int) - expected).max() <= 1  # other threads, another order of sums
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--detector", "hed"], "error: no checkpoint at .*python tool_download.py hed`"),
+        (["--detector", "canny", "--hand"], "error: --hand is no option of canny; it has --low-threshold, --high-"),
+        (["--detector", "canny", "--low-threshold", "0"], "error: Low threshold must be a number from 1 to 255"),
+        (["--detector", "midas", "--map", "fog"], "error: midas has no map 'fog'; expected one of depth, normal"),
+        (["--detector", "fog"], "argument --detector: invalid choice: 'fog'"),
+    ],
+)
+def test_mistakes_are_one_line(run, tmp_path, capsys, arguments, complaint):
+    (tmp_path / "none").mkdir()
+    assert run(*arguments, "--out", "maps", "--checkpoints", "none") > 0
+    assert re.search(complaint, capsys.readouterr().err)
+    assert not (tmp_path / "maps").exists()
