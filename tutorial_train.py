@@ -10,6 +10,8 @@ from pathlib import Path
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
+from cldm.cache.use import use_cache
+from cldm.data import Indexed
 from cldm.logger import ImageLogger
 from cldm.model import load_model
 from cldm.training import SaveControl, Settings, from_command_line, require
@@ -24,6 +26,7 @@ settings = Settings(
     logger_freq=300,
     sd_locked=True,
     only_mid_control=False,
+    prompt_dropout=0.5,
 )
 
 
@@ -37,10 +40,19 @@ def train(settings: Settings, attach: str = "tool_add_control.py ./models/v1-5-p
     model.learning_rate = settings.learning_rate
     model.sd_locked = settings.sd_locked
     model.only_mid_control = settings.only_mid_control
+    model.prompt_dropout = settings.prompt_dropout
+    model.seed = settings.seed
 
     dataset = MyDataset(settings.dataset)
+    if settings.cache:  # both encoders run once, before training, and are not in memory then
+        reading = (settings.device, settings.num_workers)
+        dataset = use_cache(model, dataset, settings.cache, settings.config, weights, *reading)
     data = DataLoader(
-        dataset, batch_size=settings.batch_size, shuffle=True, drop_last=True, num_workers=settings.num_workers
+        Indexed(dataset),  # each sample's noise follows from the seed, the epoch and its index
+        batch_size=settings.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=settings.num_workers,
     )
     images = ImageLogger(
         batch_frequency=settings.logger_freq,

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -220,3 +221,20 @@ def _check_mode(image: Image.Image) -> None:
         raise ValueError(
             f"expected 8 bits a channel, got Pillow's mode {image.mode}; convert it, as best suits the data"
         )
+
+
+class Indexed:
+    """A dataset whose items say their place in it as `index`, by which the trained model draws noise and the like.
+
+    Args:
+        dataset: Of torch's kind, with a length; its items are dictionaries.
+    """
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self.dataset[index], "index": index}

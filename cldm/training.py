@@ -14,6 +14,7 @@ from cldm.data import find_dataset
 from cldm.weights.saving import save_weights
 
 WEIGHT_FORMATS = (".safetensors", ".ckpt", ".pth", ".pt")
+_SEEDS = 2**32  # what numpy's seed takes
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,19 @@ class Settings:
         loss_freq: Steps from one logged loss to the next.
         sd_locked: False trains the U-Net's decoder as well.
         only_mid_control: Use the ControlNet's middle connection alone.
+        prompt_dropout: Share of the prompts that are replaced by the empty one, so that the control learns to do
+            without; the paper has 0.5. What was dropped is logged as train/prompts_dropped.
+        cache: Encode the dataset once, before training, and keep neither encoder in memory then; see `cldm.cache.use`.
+            True keeps the cache in the folder cache/ beside prompt.json; a text is another folder. The image log then
+            loads the autoencoder from `resume_path` each time, to decode.
         max_steps: Steps in all; -1 goes on until Ctrl-C.
         save_freq: Steps from one saved ControlNet to the next; one is saved at the end as well.
         output: Folder of the run: image_log/, weights and TensorBoard's files.
         device: auto, cpu, cuda or mps.
         precision: Lightning's name, 32-true, bf16-mixed or 16-mixed for instance.
         num_workers: Processes that read the dataset; 0 reads in the training process.
-        seed: Of the data's order, the noise and the time steps.
+        seed: Of the data's order, and with epoch and place in the dataset, of each sample's noise, time step,
+            posterior sample and prompt dropout.
         image_steps: DDIM steps of the samples in the image log.
         image_scale: Guidance scale of the samples in the image log.
     """
@@ -50,6 +57,8 @@ class Settings:
     loss_freq: int = 10
     sd_locked: bool = True
     only_mid_control: bool = False
+    prompt_dropout: float = 0.5
+    cache: bool | str = False
     max_steps: int = -1
     save_freq: int = 5000
     output: str = "."
@@ -68,6 +77,10 @@ class Settings:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if self.max_steps < 1 and self.max_steps != -1:
             raise ValueError(f"max_steps must be at least 1, or -1 for no end, got {self.max_steps}")
+        if not 0 <= self.prompt_dropout <= 1:
+            raise ValueError(f"prompt_dropout must be between 0 and 1, got {self.prompt_dropout}")
+        if not 0 <= self.seed < _SEEDS:
+            raise ValueError(f"seed must be from 0 to {_SEEDS - 1}, got {self.seed}")
         if self.num_workers < 0:
             raise ValueError(f"num_workers must be 0 or more, got {self.num_workers}")
 

@@ -99,8 +99,26 @@ def test_unlocked_the_decoder_learns_too(settings, tmp_path):
     assert all(not torch.equal(after[name], before[name]) for name in decoder if name.endswith("out.2.weight"))
 
 
+def logged(folder: Path, name: str) -> list[float]:
+    rows = [row for file in folder.glob("**/metrics.csv") for row in csv.DictReader(file.open())]
+    return [float(row[name]) for row in rows if row[name]]
+
+
 def test_losses_are_logged(trained):
-    rows = [row for file in trained.glob("**/metrics.csv") for row in csv.DictReader(file.open())]
-    losses = [float(row["train/loss_simple"]) for row in rows]
+    losses = logged(trained, "train/loss_simple")
     assert losses
     assert all(0 < loss < 10 for loss in losses)
+
+
+def test_the_share_of_dropped_prompts_is_logged(trained):
+    shares = logged(trained, "train/prompts_dropped")
+    assert len(shares) == STEPS
+    assert set(shares) <= {0, 0.5, 1}
+
+
+def test_with_a_cache_losses_are_the_same(settings, trained, tmp_path):
+    folder = run(replace(settings, cache=str(tmp_path / "cache"), output=str(tmp_path / "run"), logger_freq=4))
+    expected = pytest.approx(logged(trained, "train/loss_simple"), rel=1e-5)  # batches of two round otherwise
+    assert logged(folder, "train/loss_simple") == expected
+    assert logged(folder, "train/prompts_dropped") == logged(trained, "train/prompts_dropped")
+    assert list((folder / "image_log/train").glob("samples_*"))

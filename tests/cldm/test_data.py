@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cldm.data import BadRow, Row, check_image, find_dataset, read_image, read_pair, read_rows, size_problem, try_rows
+from cldm.data import (
+    BadRow,
+    Indexed,
+    Row,
+    check_image,
+    find_dataset,
+    read_image,
+    read_pair,
+    read_rows,
+    size_problem,
+    try_rows,
+)
 
 GOOD = {"source": "source/0.png", "target": "target/0.png", "prompt": "pale golden rod circle"}
 
@@ -237,3 +248,9 @@ def test_unreadable_image_of_a_pair_names_the_row(tmp_path):
 def test_sizes_that_fit_are_no_problem():
     assert size_problem((512, 512), (512, 512)) == ""
     assert size_problem((768, 64), (768, 64)) == ""
+
+
+def test_an_indexed_dataset_says_each_items_place():
+    dataset = Indexed([{"txt": "a"}, {"txt": "b"}])
+    assert len(dataset) == 2
+    assert dataset[1] == {"txt": "b", "index": 1}

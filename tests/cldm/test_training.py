@@ -24,6 +24,15 @@ def test_every_kind_of_setting_can_be_changed():
     assert settings == expected
 
 
+@pytest.mark.parametrize(("given", "cache"), [("true", True), ("False", False), ("./my cache", "./my cache")])
+def test_a_cache_is_switched_on_or_put_somewhere(given, cache):
+    assert changed(Settings(), [f"cache={given}"]).cache == cache
+
+
+def test_half_of_the_prompts_are_dropped_as_in_the_paper():
+    assert Settings().prompt_dropout == 0.5
+
+
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
@@ -34,6 +43,8 @@ def test_every_kind_of_setting_can_be_changed():
         ("learning_rate=-1", "learning_rate must be positive"),
         ("max_steps=0", "max_steps must be at least 1, or -1"),
         ("num_workers=-1", "num_workers must be 0 or more"),
+        ("prompt_dropout=1.5", "prompt_dropout must be between 0 and 1, got 1.5"),
+        ("seed=-1", "seed must be from 0 to 4294967295, got -1"),
     ],
 )
 def test_a_wrong_assignment_is_one_message(assignment, message):
