@@ -8,7 +8,7 @@ from cldm.settings import Settings
 
 _PUBLISHED_SETTINGS = Settings()
 MODELS = Path(__file__).resolve().parent.parent / "models"
-MINIATURE_SCALE = 3.0  # guidance scale; Stable Diffusion's 9 oversaturates the miniature's colours
+MINIATURE_SCALE = 2.0  # guidance scale; Stable Diffusion's 9 oversaturates the miniature's colours
 MINIATURE_SETTINGS = Settings(scale=MINIATURE_SCALE, added_prompt="", negative_prompt="")
 """The miniature has read nothing but captions of shapes, so it is told nothing about quality."""
 _MINIATURE_BELOW = 256  # pixels; Stable Diffusion is trained on 512 and more

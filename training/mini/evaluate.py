@@ -11,13 +11,14 @@ from torch import Tensor
 
 from cldm.cldm import ControlLDM
 from cldm.fidelity import colour_errors, drawn_shape, iou
+from cldm.model_files import MINIATURE_SCALE
 from cldm.shapes import COLOURS, Scene, sample_scene
 from ldm.models.diffusion.ddim import DDIMSampler
 from training.mini.autoencoder import SIZE, psnr
 from training.mini.control import hints
 
 STEPS = 20
-SCALE = 3.0  # 9, which Stable Diffusion's apps begin with, saturates the miniature's colours
+SCALE = MINIATURE_SCALE
 _BATCH = 20
 _SEED = 3
 
