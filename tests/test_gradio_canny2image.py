@@ -15,7 +15,9 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 import tiny
+from cldm.fidelity import drawn_shape, iou
 from cldm.pipeline import Settings, generate
+from cldm.shapes import COLOURS
 from serving import Served, served
 
 STAR = Path(__file__).parent.parent / "test_imgs" / "star.png"
@@ -153,3 +155,29 @@ def test_only_files_that_were_uploaded_are_read(app, client, picture):
     answer = httpx.get(f"{app.url}gradio_api/call/run/{joined.json()['event_id']}", timeout=60).text
     assert "event: error" in answer
     assert "event: complete" not in answer
+
+
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The app as it starts in a fresh clone, without flags."""
+    with served("gradio_canny2image.py", tmp_path_factory.mktemp("miniature")) as running:
+        yield running
+
+
+@pytest.mark.browser
+def test_a_fresh_clone_draws_on_the_miniature_what_the_edges_show(miniature, browser):
+    page = browser.new_page()
+    page.goto(miniature.url)
+    page.get_by_text("Running on the bundled miniature").wait_for()
+    page.set_input_files("input[type=file]", STAR)
+    page.get_by_label("Prompt", exact=True).fill("gold star with navy background")
+    page.get_by_text("Advanced options").click()
+    page.get_by_label("Seed", exact=True).fill("1")
+    page.get_by_role("button", name="Run", exact=True).click()
+    _, image = shown(page, miniature)
+    page.close()
+    picture = cv2.resize(np.asarray(Image.open(STAR).convert("RGB")), (128, 128), interpolation=cv2.INTER_AREA)
+    background = picture[0, 0].astype(int)
+    star = np.linalg.norm(picture - background, axis=2) > 0.5 * np.linalg.norm(picture[64, 64] - background)
+    assert iou(drawn_shape(image, COLOURS["gold"], COLOURS["navy"]), star) > 0.85
+    assert "control_sd15_canny.pth" in miniature.log.read_text(), "the terminal says what to put where"
