@@ -78,7 +78,7 @@ def _diffusers_file(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise FileNotFoundError(
-        f"no {' or '.join(_DIFFUSERS_FILES)} in the folder {folder}; name a file, or the folder of a diffusers model"
+        f"no file of weights in the folder {folder}: expected one of {', '.join(_DIFFUSERS_FILES)}; or name a file"
     )
 
 

@@ -166,7 +166,10 @@ def test_a_decoder_that_was_trained_with_it_is_kept_where_there_is_a_place(folde
     ("arguments", "message"),
     [
         (("nothing.pth", "o.pth", "--to", "control"), "no file nothing.pth"),
-        ((".", "o.pth", "--to", "control"), "in the folder .; name a file, or the folder of a diffusers model"),
+        (
+            (".", "o.pth", "--to", "control"),
+            "no file of weights in the folder .: expected one of diffusion_pytorch_model.safetensors",
+        ),
         (("full.safetensors", "o.pth", "--to", "control"), "of width 16); name its yaml with --config"),
         (("full.safetensors", "o", "--to", "ldm"), "ends in .safetensors, .ckpt, .pth or .pt to save to, got o"),
         (("full.safetensors", "o.pth", "--to", "diffusers"), "expected the name of a folder to make, got o.pth"),
