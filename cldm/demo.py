@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cldm.runner import RESOLUTION_STEP, Demo, Machine, Runner, Slider, invert, unchanged
-from cldm.settings import LIMITS
+from cldm.settings import LIMITS, SAMPLERS
 
 __all__ = [
     "Demo",
@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 _UPLOAD_LIMIT = "64mb"
+_SAMPLER_NAMES = {"ddim": "DDIM", "dpm++": "DPM-Solver++ (2M)", "unipc": "UniPC"}
 _CACHE_CHECK, _CACHE_AGE = 3600, 86400  # seconds: uploads and results are kept for a day
 
 
@@ -104,6 +105,9 @@ def build(runner: Runner) -> Any:
                         inputs[option.name] = gr.Slider(
                             option.minimum, option.maximum, option.value, step=option.step, label=option.label
                         )
+                    inputs["sampler"] = gr.Dropdown(
+                        [(_SAMPLER_NAMES[name], name) for name in SAMPLERS], value=settings.sampler, label="Sampler"
+                    )
                     inputs["steps"] = slider("Steps", "steps", 1)
                     inputs["scale"] = slider("Guidance scale", "scale", 0.1)
                     inputs["seed"] = gr.Number(

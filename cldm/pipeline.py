@@ -17,11 +17,15 @@ from cldm.model import load_model
 from cldm.model_files import ModelFiles, find_model
 from cldm.settings import Settings
 from ldm.models.diffusion.ddim import DDIMSampler
+from ldm.models.diffusion.dpm_solver import DPMSolverSampler
+from ldm.models.diffusion.sampler import Sampler
+from ldm.models.diffusion.uni_pc import UniPCSampler
 from ldm.util import choose_device
 
 __all__ = ["ModelFiles", "Progress", "Result", "Settings", "choose_precision", "find_model", "generate", "load"]
 
 SIZE_STEP = 64  # an image's sides are multiples of it: the autoencoder takes 8, the U-Net 8 more
+SAMPLERS: dict[str, type[Sampler]] = {"ddim": DDIMSampler, "dpm++": DPMSolverSampler, "unipc": UniPCSampler}
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Progress = Callable[[int, int, Tensor], None]
@@ -102,7 +106,7 @@ def generate(
     seeds = settings.seeds()
     downsampling = model.first_stage_model.downsampling
     shape = (model.channels, *(side // downsampling for side in hint.shape[-2:]))
-    latents, _ = DDIMSampler(model).sample(
+    latents, _ = SAMPLERS[settings.sampler](model).sample(
         settings.steps,
         settings.images,
         shape,

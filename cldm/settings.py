@@ -15,6 +15,7 @@ NEGATIVE_PROMPT = (
 )
 GUESS_MODE_DECAY = 0.825  # of the connections' weights, from the middle block's outwards
 RANDOM_SEED = -1  # stands for a seed that is picked and reported
+SAMPLERS = ("ddim", "dpm++", "unipc")
 _MAX_SEED = 2**32 - 1
 _PICKED_BELOW = 2**31  # far enough from the highest seed that every image of a batch has one
 
@@ -47,7 +48,7 @@ class Settings:
     Attributes:
         steps: Of the sampler.
         scale: Guidance scale; 1 is no guidance.
-        eta: Share of fresh noise at each step: 0 is deterministic DDIM, 1 is DDPM.
+        eta: Share of fresh noise at each step: 0 is deterministic DDIM, 1 is DDPM. The other samplers take 0 alone.
         strength: Weight of the control; 0 is none.
         guess_mode: Let the control lead even without a prompt: the unconditional pass sees no control map, and
             the connections' weights fall off from the middle block outwards.
@@ -55,6 +56,7 @@ class Settings:
         images: How many.
         added_prompt: Joined to every prompt by a comma.
         negative_prompt: What guidance leads away from.
+        sampler: "ddim", "dpm++" (DPM-Solver++ 2M) or "unipc"; the last two need fewer steps.
 
     Raises:
         ValueError: If one of them is of the wrong type or out of its limits.
@@ -69,10 +71,15 @@ class Settings:
     images: int = 1
     added_prompt: str = ADDED_PROMPT
     negative_prompt: str = NEGATIVE_PROMPT
+    sampler: str = "ddim"
 
     def __post_init__(self) -> None:
         for name, limit in LIMITS.items():
             check_number(name, getattr(self, name), limit)
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
+        if self.sampler != "ddim" and self.eta != 0:
+            raise ValueError(f"eta must be 0 with the sampler {self.sampler}, got {self.eta}; only ddim takes others")
         if not isinstance(self.guess_mode, bool):
             raise ValueError(f"guess_mode must be True or False, got {self.guess_mode!r}")
         for name in ("added_prompt", "negative_prompt"):

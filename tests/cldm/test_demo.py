@@ -45,6 +45,8 @@ def test_the_page_has_the_published_apps_settings(full_size):
     }
     assert found["Guess mode"].value is False
     assert found["Seed"].value == -1
+    assert found["Sampler"].value == "ddim"
+    assert [value for _, value in found["Sampler"].choices] == ["ddim", "dpm++", "unipc"]
     assert (found["Added prompt"].value, found["Negative prompt"].value) == (ADDED_PROMPT, NEGATIVE_PROMPT)
 
 

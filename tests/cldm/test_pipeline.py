@@ -6,9 +6,14 @@ import torch
 
 import tiny
 from cldm.cldm import ControlLDM
+from cldm.pipeline import SAMPLERS as pipeline_samplers
 from cldm.pipeline import ModelFiles, Settings, choose_precision, generate, load
+from cldm.settings import SAMPLERS
 from ldm.models.diffusion.ddim import DDIMSampler
+from ldm.models.diffusion.dpm_solver import DPMSolverSampler
+from ldm.models.diffusion.uni_pc import UniPCSampler
 
+SAMPLER_CLASSES = {"ddim": DDIMSampler, "dpm++": DPMSolverSampler, "unipc": UniPCSampler}
 QUICK = Settings(steps=3, seed=5, scale=4.0)
 
 
@@ -33,7 +38,7 @@ def by_hand(model: ControlLDM, edges: np.ndarray, prompt: str, settings: Setting
     text = [f"{prompt}, {settings.added_prompt}", settings.negative_prompt]
     context, negative = (model.get_learned_conditioning([t]) for t in text)
     noise = torch.randn(4, 8, 16, generator=torch.Generator("cpu").manual_seed(settings.seed))[None]
-    latents, _ = DDIMSampler(model).sample(
+    latents, _ = SAMPLER_CLASSES[settings.sampler](model).sample(
         settings.steps,
         1,
         (4, 8, 16),
@@ -70,6 +75,19 @@ def test_an_image_is_what_the_parts_give_one_after_the_other(model, edges):
     assert result.images[0].std() > 5, "not an empty picture, or comparing would show nothing"
 
 
+@pytest.mark.parametrize("sampler", ["dpm++", "unipc"])
+def test_other_samplers_make_the_image_from_the_same_parts(model, edges, sampler):
+    control = {"c_concat": [hint_of(edges)]}
+    settings = changed(sampler=sampler)
+    image = generate(model, edges, "a bird", settings).images[0]
+    assert_same_image(image, by_hand(model, edges, "a bird", settings, control, control))
+    assert differs(image, generate(model, edges, "a bird", QUICK).images[0])
+
+
+def test_every_sampler_that_the_settings_allow_is_there():
+    assert tuple(pipeline_samplers) == SAMPLERS
+
+
 def test_guess_mode_hides_the_control_from_the_unconditional_pass(model, edges):
     settings = changed(guess_mode=True, strength=1.5)
     guess = {"c_concat": [hint_of(edges)], "control_scales": [1.5 * 0.825 ** (4 - i) for i in range(5)]}
@@ -84,7 +102,9 @@ def test_strength_zero_is_no_control(model, edges):
     assert differs(image, generate(model, edges, "a bird", QUICK).images[0])
 
 
-@pytest.mark.parametrize("changes", [{}, {"eta": 1.0}, {"guess_mode": True}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"eta": 1.0}, {"guess_mode": True}, {"sampler": "dpm++"}, {"sampler": "unipc"}]
+)
 def test_image_k_of_a_batch_can_be_made_again_alone(model, edges, changes):
     batch = generate(model, edges, "a bird", changed(images=3, **changes))
     assert batch.seeds == [5, 6, 7]
@@ -119,24 +139,26 @@ def test_nothing_is_left_in_the_model(model, edges):
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
 
 
-def test_the_control_is_encoded_once_for_all_images_and_steps(model, edges, monkeypatch):
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_control_is_encoded_once_for_all_images_and_steps(model, edges, monkeypatch, sampler):
     seen = []
     encode = model.control_model.encode_hint
     monkeypatch.setattr(model.control_model, "encode_hint", lambda hint: (seen.append(hint.shape), encode(hint))[1])
-    generate(model, edges, "a bird", changed(images=2))
+    generate(model, edges, "a bird", changed(images=2, sampler=sampler))
     assert seen == [(1, 3, 64, 128)]
 
 
-def test_progress_is_told_of_every_step_and_can_end_the_generation(model, edges):
-    calls = []
-    generate(model, edges, "", QUICK, progress=lambda done, steps, z: calls.append((done, steps, tuple(z.shape))))
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_progress_is_told_of_every_step_and_can_end_the_generation(model, edges, sampler):
+    calls, settings = [], changed(sampler=sampler)
+    generate(model, edges, "", settings, progress=lambda done, steps, z: calls.append((done, steps, tuple(z.shape))))
     assert calls == [(i, 3, (1, 4, 8, 16)) for i in (1, 2, 3)]
 
     def stop(done, steps, z):
         raise KeyboardInterrupt(done)
 
     with pytest.raises(KeyboardInterrupt, match="1"):
-        generate(model, edges, "", QUICK, progress=stop)
+        generate(model, edges, "", settings, progress=stop)
 
 
 def test_an_image_that_is_no_number_is_an_error_with_advice(edges):

@@ -1,5 +1,6 @@
 """What an app does when Run is pressed."""
 
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,16 @@ def test_the_files_are_the_preview_and_what_the_pipeline_gives(runner, picture):
     assert [p.name for p in (pictures.preview, *pictures.images)] == ["canny_map.png", "canny_5.png", "canny_6.png"]
     assert pictures.seeds == [5, 6]
     assert told[-2:] == [(1 / 3, "Step 1 of 2"), (2 / 3, "Step 2 of 2")]
+
+
+def test_the_sampler_that_was_chosen_makes_the_images(runner, picture):
+    values = {"image": picture, "prompt": "a bird", "steps": 3, "seed": 5}
+    images = {}
+    for sampler in ("ddim", "dpm++", "unipc"):
+        (path,) = runner.run({**values, "sampler": sampler}).images
+        images[sampler] = np.asarray(Image.open(path)).astype(int)
+    for one, other in combinations(images.values(), 2):
+        assert np.abs(one - other).mean() > 0.1
 
 
 def test_model_and_detector_are_made_once_and_not_before_the_first_run(machine, picture, monkeypatch):
@@ -118,6 +129,9 @@ def test_defaults_of_stable_diffusion(machine, tmp_path):
     ("wrong", "message"),
     [
         ({"image": None}, "expected an image, got none: upload one, then press Run"),
+        ({"sampler": "euler"}, r"sampler must be one of ddim, dpm\+\+, unipc, got 'euler'"),
+        ({"sampler": ["ddim"]}, r"sampler must be one of ddim, dpm\+\+, unipc, got \['ddim'\]"),
+        ({"sampler": "unipc", "eta": 0.5}, "eta must be 0 with the sampler unipc, got 0.5"),
         ({"steps": 2.5}, "steps must be a whole number from 1 to 100, got 2.5"),
         ({"scale": None}, "scale must be a number from 0.1 to 30, got None"),
         ({"resolution": 100}, "resolution must be a multiple of 64, got 100"),

@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from cldm.settings import LIMITS, Settings
+from cldm.settings import LIMITS, SAMPLERS, Settings
 
 
 def test_defaults_are_the_published_apps():
@@ -37,6 +37,28 @@ def test_other_types_are_refused():
         Settings(guess_mode=1)
     with pytest.raises(ValueError, match="negative_prompt must be a text, may be empty, got None"):
         Settings(negative_prompt=None)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samplers_are_known_by_name(sampler):
+    assert Settings(sampler=sampler).sampler == sampler
+
+
+def test_the_sampler_is_ddim_unless_asked_for():
+    assert Settings().sampler == "ddim"
+
+
+@pytest.mark.parametrize("wrong", ["euler", "DDIM", "", None, ["ddim"]])
+def test_other_samplers_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"sampler must be one of ddim, dpm\+\+, unipc, got"):
+        Settings(sampler=wrong)
+
+
+@pytest.mark.parametrize("sampler", ["dpm++", "unipc"])
+def test_eta_is_for_ddim_alone(sampler):
+    assert Settings(sampler="ddim", eta=0.5).eta == 0.5
+    with pytest.raises(ValueError, match=r"eta must be 0 with the sampler .*, got 0.5; only ddim takes others"):
+        Settings(sampler=sampler, eta=0.5)
 
 
 def test_each_image_has_a_seed_and_a_random_one_is_picked_anew():
