@@ -154,7 +154,7 @@ class LatentDiffusion(pl.LightningModule):
             z = self.scale_factor * (posterior.mean + posterior.std * draws.posterior(posterior.mean))
             dropped = draws.dropped(self.prompt_dropout)
             prompts = ["" if drop else prompt for prompt, drop in zip(prompts, dropped, strict=True)]
-        return z.float(), {"c_crossattn": [self.get_learned_conditioning(prompts)]}
+        return z.float().contiguous(), {"c_crossattn": [self.get_learned_conditioning(prompts)]}
 
     def apply_model(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
         """The U-Net's output at the noisy latent `x` (b, c, h, w), time step `t` (b,).
