@@ -130,7 +130,9 @@ def test_mistakes_end_in_one_line_and_leave_no_file(folder, script, arguments, m
     assert (folder / "base.ckpt").read_bytes() == before
 
 
-@pytest.mark.parametrize("script", ["tool_add_control.py", "tool_add_control_sd21.py", "tool_transfer_control.py"])
+@pytest.mark.parametrize(
+    "script", ["tool_add_control.py", "tool_add_control_sd21.py", "tool_convert.py", "tool_transfer_control.py"]
+)
 def test_help_is_given_from_any_folder(tmp_path, script):
     done = subprocess.run([sys.executable, ROOT / script, "--help"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
