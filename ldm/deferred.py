@@ -5,6 +5,7 @@ device instead, where tensors have shapes and no values. The result is what `bui
 front: it opens when weights are loaded, and otherwise initialises everything at the first look inside.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -63,6 +64,9 @@ class HandedOver(dict[str, Tensor]):
         super().__init__(tensors)
         self.source = source
         self.taken = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OrderedDict, (), None, None, iter(self.items())  # saved files are for programs without this class
 
     def take(self) -> bool:
         """Whether the tensors are still free; from now on they are not."""

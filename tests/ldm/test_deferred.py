@@ -137,6 +137,13 @@ def test_handed_over_weights_are_taken_once_and_copied_after_that():
     assert torch.equal(first.linear.weight, second.linear.weight)
 
 
+def test_handed_over_weights_are_saved_as_an_ordinary_dictionary(tmp_path):
+    torch.save(HandedOver(weights(), "a file"), tmp_path / "w.pth")
+    content = torch.load(tmp_path / "w.pth", weights_only=True)
+    assert list(content) == list(weights())
+    assert content["linear.bias"].shape == (2,)
+
+
 def test_precision_is_the_modules_unless_assigned():
     half = {name: tensor.half() for name, tensor in weights().items()}
     copied, assigned = deferred(Part), deferred(Part)
