@@ -122,6 +122,10 @@ class _Deferred:
     def cpu(self) -> nn.Module:
         return self
 
+    def cuda(self, device: Any = None) -> nn.Module:
+        _initialise(self)
+        return self.cuda(device)
+
     def to(self, *args: Any, **kwargs: Any) -> nn.Module:
         device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
         if dtype is None and (device is None or device.type == "cpu"):
