@@ -37,6 +37,7 @@ def train(settings: Settings, attach: str = "tool_add_control.py ./models/v1-5-p
 
     # The model starts on the CPU; Lightning moves it to the device it trains on.
     model = load_model(settings.config, weights, device="cpu")
+    model.train()
     model.learning_rate = settings.learning_rate
     model.sd_locked = settings.sd_locked
     model.only_mid_control = settings.only_mid_control
