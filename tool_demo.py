@@ -47,10 +47,10 @@ class Course:
     """
 
     pairs: int = 2000
-    steps: int = 1000
+    steps: int = 700
     batch_size: int = 16
     learning_rate: float = 1e-3
-    points: int = 5
+    points: int = 7
     judged: int = 20
 
 
