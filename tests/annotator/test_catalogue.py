@@ -2,6 +2,7 @@
 
 import inspect
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,3 +99,14 @@ def test_wrong_options_are_refused(name, options, complaint):
 def test_an_option_that_is_true_or_false_is_a_switch():
     assert Option("a", "A", False).is_switch
     assert not Option("a", "A", 0).is_switch
+
+
+def test_the_document_shows_every_detector_and_names_every_file():
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    text = (docs / "annotator.md").read_text()
+    for name in CATALOGUE:
+        assert f"(annotator/{name}.png)" in text
+        assert (docs / "annotator" / f"{name}.png").is_file()
+    for name, entry in DETECTOR_FILES.items():
+        assert f"`{name}`" in text
+        assert f"`{entry.file}`" in text
