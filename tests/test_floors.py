@@ -84,7 +84,8 @@ def device_literals(path: str, text: str) -> Iterator[str]:
     tree = ast.parse(text, path)
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            if isinstance(node.func, ast.Attribute) and node.func.attr in ("cuda", "mps"):
+            passed_on = node.args and isinstance(node.args[0], ast.Name)  # the caller's choice
+            if isinstance(node.func, ast.Attribute) and node.func.attr in ("cuda", "mps") and not passed_on:
                 yield f"{path}:{node.lineno} calls .{node.func.attr}()"
             given = [*node.args, *(keyword.value for keyword in node.keywords)]
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
@@ -216,6 +217,7 @@ def test_devices_in_code_are_found(text):
     "text",
     [
         "half = device.type == 'cuda'",
+        "def cuda(self, device):\n    return self.ready.cuda(device)",
         "there = {'cuda': torch.cuda.is_available(), 'mps': torch.backends.mps.is_available()}",
         "torch.zeros(3, device='cpu')",
         "def f(device='auto'):\n    'One of auto, cpu, cuda or mps.'",
