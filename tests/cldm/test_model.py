@@ -111,7 +111,8 @@ def test_a_loaded_model_gives_the_loss_of_one_that_was_built_and_filled(config, 
     built = create_model(config)
     built.state_dict()  # initialises it
     built.load_state_dict(weights)
-    assert loss(load_model(config, file, device="cpu")).item() == loss(built.eval()).item()
+    mapped = loss(load_model(config, file, device="cpu")).item()
+    assert mapped == pytest.approx(loss(built.eval()).item(), rel=1e-6)  # memory aligned otherwise rounds otherwise
 
 
 def test_a_loaded_model_can_be_copied(config, file):
