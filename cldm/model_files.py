@@ -68,8 +68,9 @@ def how_to_get(control: str, folder: Path = MODELS) -> str:
     """What to put where for full-size images of this control, Markdown."""
     file = f"control_sd15_{control}.pth"
     return (
-        f"For photographs and paintings at 512 pixels, download `{file}` (5.7 GB, models/ of "
-        f"https://huggingface.co/lllyasviel/ControlNet) to `{folder.name}/{file}` and start again; or name other files "
+        "For photographs and paintings at 512 pixels, run "
+        f"`python tool_download.py {file.removesuffix('.pth')}`, or put `{file}` (5.7 GB, from models/ of "
+        f"https://huggingface.co/lllyasviel/ControlNet) into `{folder.name}/`, and start again; or name other files "
         "with `--checkpoint` and `--config`."
     )
 

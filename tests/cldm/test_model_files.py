@@ -33,8 +33,9 @@ def test_else_the_miniature_which_says_so(models):
     assert files.checkpoints == (models / "sd_mini.safetensors", models / "control_mini_canny.safetensors")
     assert (files.resolution, files.settings) == (128, MINIATURE_SETTINGS)
     assert "bundled miniature" in files.notice
-    assert "download `control_sd15_canny.pth` (5.7 GB" in files.notice
-    assert f"to `{models.name}/control_sd15_canny.pth`" in files.notice
+    assert "`python tool_download.py control_sd15_canny`" in files.notice
+    assert "put `control_sd15_canny.pth` (5.7 GB" in files.notice
+    assert f"into `{models.name}/`" in files.notice
 
 
 def test_else_an_error_that_says_what_to_put_where(models):
