@@ -1,6 +1,5 @@
 """Persons from network outputs: the golden file, controlnet_aux, and the rules of assembly one by one."""
 
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -97,21 +96,6 @@ def test_figures_are_found_where_they_stand() -> None:
     assert len(found) == 10
     for person in people:
         assert min(np.abs(pose - person).max() for pose in found) < 8 * height / 184  # one cell
-
-
-@pytest.mark.slow
-def test_ten_persons_take_a_fifth_of_controlnet_aux_at_most(their_persons: Callable) -> None:
-    def fastest(assemble: Callable) -> float:
-        times = []
-        for _ in range(3):
-            start = time.perf_counter()
-            _, persons = assemble(*outputs_of_ten)
-            times.append(time.perf_counter() - start)
-            assert len(persons) == 10
-        return min(times)
-
-    outputs_of_ten = outputs("ten")
-    assert 5 * fastest(find_persons) < fastest(their_persons)
 
 
 def limbs_of(*connections: tuple[str, str, int, int, float]) -> list[np.ndarray]:
