@@ -1,9 +1,12 @@
 """Denoisers whose samples are known beforehand, or that no error heals in, for the tests of samplers."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ldm.models.diffusion.prediction import velocity
+from ldm.models.diffusion.sampler import Sampler
 from ldm.models.diffusion.schedule import make_beta_schedule, schedule_buffers
 
 ABAR = schedule_buffers(make_beta_schedule("linear", 1000, 0.00085, 0.0120))["alphas_cumprod"]
@@ -45,3 +48,15 @@ class Wobbly(ExactModel):
 
 def start(count: int = 2) -> Tensor:
     return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+def assert_samples_like(sampler: type[Sampler], scheduler: Any, steps: int, parameterization: str) -> None:
+    """A sampler asks the model at the same times as diffusers' scheduler, and ends at the same latents."""
+    model = Wobbly(parameterization)
+    ours, _ = sampler(model).sample(steps, 2, SHAPE, x_T=start(), verbose=False)
+    scheduler.set_timesteps(steps)
+    x = start()
+    for t in scheduler.timesteps:
+        x = scheduler.step(model.apply_model(x, t.expand(2), {}), t, x).prev_sample
+    assert model.times[:steps] == model.times[steps:] == scheduler.timesteps.tolist()
+    torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-4)

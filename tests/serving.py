@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 _WAIT = 240  # seconds until an app must answer, on a busy machine
@@ -55,3 +55,15 @@ def _wait_for(app: Served, process: subprocess.Popen) -> None:
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             time.sleep(0.2)
     raise RuntimeError(f"the app did not answer at {app.url}; it printed:\n{app.log.read_text()}")
+
+
+@contextmanager
+def opened(app: Served, browser: Any) -> Iterator[Any]:
+    """The app's page in the browser; `page.requested` lists the addresses that it asked for."""
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.set_default_timeout(120_000)
+    page.requested = []
+    page.on("request", lambda request: page.requested.append(request.url))
+    page.goto(app.url)
+    yield page
+    page.close()

@@ -17,7 +17,7 @@ from annotator.catalogue import CATALOGUE
 from annotator.mlsd import MLSDdetector
 from annotator.util import HWC3, resize_image
 from parity import filled_state_dict, published_names
-from serving import Served, served
+from serving import Served, opened, served
 
 STAR = Path(__file__).resolve().parents[1] / "test_imgs" / "star.png"
 FILE = "mlsd_large_512_fp32.pth"
@@ -44,13 +44,8 @@ def client(app: Served) -> Client:
 
 @pytest.fixture
 def page(app: Served, browser: Any) -> Iterator[Any]:
-    page = browser.new_page(viewport={"width": 1280, "height": 1000})
-    page.set_default_timeout(120_000)
-    page.requested = []
-    page.on("request", lambda request: page.requested.append(request.url))
-    page.goto(app.url)
-    yield page
-    page.close()
+    with opened(app, browser) as page:
+        yield page
 
 
 def tab(page: Any, name: str) -> Any:

@@ -18,7 +18,7 @@ import tiny
 from cldm.fidelity import drawn_shape, iou
 from cldm.pipeline import Settings, generate
 from cldm.shapes import COLOURS
-from serving import Served, served
+from serving import Served, opened, served
 
 STAR = Path(__file__).parent.parent / "test_imgs" / "star.png"
 
@@ -38,13 +38,9 @@ def client(app: Served) -> Client:
 
 @pytest.fixture
 def page(app: Served, browser: Any) -> Iterator[Any]:
-    page = browser.new_page(viewport={"width": 1280, "height": 1000})
-    page.requested = []
-    page.on("request", lambda request: page.requested.append(request.url))
-    page.goto(app.url)
-    page.get_by_role("button", name="Run", exact=True).wait_for()
-    yield page
-    page.close()
+    with opened(app, browser) as page:
+        page.get_by_role("button", name="Run", exact=True).wait_for()
+        yield page
 
 
 @pytest.fixture

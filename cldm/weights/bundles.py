@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cldm.weights.saving import PICKLED, check_output, save_weights
+from cldm.weights.saving import PICKLED, check_free, check_output, save_weights, written_whole
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -26,7 +26,7 @@ def check_file(path: str | Path, suffixes: tuple[str, ...]) -> Path:
     """
     path = check_output(path)
     for suffix in suffixes:
-        _check_free(path.with_suffix(suffix))
+        check_free(path.with_suffix(suffix))
     return path
 
 
@@ -41,7 +41,7 @@ def check_folder(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if path.suffix in (".safetensors", *PICKLED):
         raise ValueError(f"expected the name of a folder to make, got {path}")
-    _check_free(path)
+    check_free(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {path.parent} to make {path.name} in; make it first")
     return path
@@ -111,16 +111,6 @@ def as_json(config: Mapping[str, Any]) -> str:
 
 
 def _write(text: str, path: Path) -> Path:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
+    with written_whole(path) as unfinished:
         unfinished.write_text(text)
-        _check_free(path)
-        unfinished.rename(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return path
-
-
-def _check_free(path: Path) -> None:
-    if os.path.lexists(path):
-        raise FileExistsError(f"{path} exists and is not overwritten; give another name, or remove it first")

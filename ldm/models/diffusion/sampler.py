@@ -1,5 +1,6 @@
 """What all samplers share: the noise they start from, guidance, progress, and the keeping of a given part."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ def standard_normal(
     return torch.stack([torch.randn(*shape[1:], generator=g, device=g.device).to(device) for g in generators])
 
 
-class Sampler:
+class Sampler(ABC):
     """Draws latents from a model; a subclass says at which time steps, and how to get from one to the next.
 
     Args:
@@ -48,14 +49,15 @@ class Sampler:
     def __init__(self, model: Denoiser, **_accepted: Any):
         self.model = model
 
+    @abstractmethod
     def timesteps(self, steps: int) -> list[int]:
         """Where the model is asked, falling, and at last where the path ends: `steps` + 1 of them.
 
         Raises:
             ValueError: If there cannot be so many.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def solve(self, look: Look, x: Tensor, abars: Tensor, eta: float, noise: Callable[[], Tensor]) -> Path:
         """Lead a noisy latent to the data.
 
@@ -69,7 +71,6 @@ class Sampler:
         Raises:
             ValueError: If the sampler cannot take such an eta.
         """
-        raise NotImplementedError
 
     @torch.no_grad()
     def sample(

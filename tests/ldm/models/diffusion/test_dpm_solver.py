@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
 
-from denoisers import ABAR, PREDICTION_TYPES, SHAPE, STABLE_DIFFUSION, ExactModel, Wobbly, start
+from denoisers import ABAR, PREDICTION_TYPES, SHAPE, STABLE_DIFFUSION, ExactModel, Wobbly, assert_samples_like, start
 from ldm.models.diffusion.dpm_solver import (
     DPMSolverSampler,
     dpm_solver_2m,
@@ -36,14 +36,7 @@ def scheduler(parameterization: str) -> DPMSolverMultistepScheduler:
 @pytest.mark.parametrize("steps", [1, 2, 7, 14, 15, 20, 30])
 @pytest.mark.parametrize("parameterization", ["eps", "v"])
 def test_sampling_is_diffusers(parameterization, steps):
-    model, theirs = Wobbly(parameterization), scheduler(parameterization)
-    ours, _ = DPMSolverSampler(model).sample(steps, 2, SHAPE, x_T=start(), verbose=False)
-    theirs.set_timesteps(steps)
-    x = start()
-    for t in theirs.timesteps:
-        x = theirs.step(model.apply_model(x, t.expand(2), {}), t, x).prev_sample
-    assert model.times[:steps] == model.times[steps:] == theirs.timesteps.tolist()
-    torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-4)
+    assert_samples_like(DPMSolverSampler, scheduler(parameterization), steps, parameterization)
 
 
 @pytest.mark.parametrize("steps", [*range(1, 101), 500, 998, 999])

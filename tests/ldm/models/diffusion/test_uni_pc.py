@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import UniPCMultistepScheduler
 
-from denoisers import PREDICTION_TYPES, SHAPE, STABLE_DIFFUSION, ExactModel, Wobbly, start
+from denoisers import PREDICTION_TYPES, SHAPE, STABLE_DIFFUSION, ExactModel, assert_samples_like, start
 from ldm.models.diffusion.dpm_solver import dpm_solver_2m, noise_level
 from ldm.models.diffusion.uni_pc import UniPCSampler, uni_c, uni_p, uni_pc
 from solvers import error_of
@@ -27,14 +27,7 @@ def scheduler(parameterization: str) -> UniPCMultistepScheduler:
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 15, 20, 30])
 @pytest.mark.parametrize("parameterization", ["eps", "v"])
 def test_sampling_is_diffusers(parameterization, steps):
-    model, theirs = Wobbly(parameterization), scheduler(parameterization)
-    ours, _ = UniPCSampler(model).sample(steps, 2, SHAPE, x_T=start(), verbose=False)
-    theirs.set_timesteps(steps)
-    x = start()
-    for t in theirs.timesteps:
-        x = theirs.step(model.apply_model(x, t.expand(2), {}), t, x).prev_sample
-    assert model.times[:steps] == model.times[steps:] == theirs.timesteps.tolist()
-    torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-4)
+    assert_samples_like(UniPCSampler, scheduler(parameterization), steps, parameterization)
 
 
 def test_the_corrector_is_exact_where_the_clean_latent_is_a_parabola_in_lambda():
