@@ -7,7 +7,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,3 +67,20 @@ def opened(app: Served, browser: Any) -> Iterator[Any]:
     page.goto(app.url)
     yield page
     page.close()
+
+
+def fill_in(page: Any, values: Mapping[str, str], within: Any = None) -> None:
+    """Type values into fields by their labels, and see that they stay.
+
+    Gradio mounts the fields of a section when it is opened, and on a busy machine sometimes once more when their code
+    has arrived: what a program typed in between, faster than people do, is lost with the first ones.
+    """
+    fields = {(within or page).get_by_label(label, exact=True): value for label, value in values.items()}
+    for _ in range(20):
+        for field, value in fields.items():
+            field.fill(value)
+            field.press("Tab")
+        page.wait_for_timeout(500)
+        if all(field.input_value() == value for field, value in fields.items()):
+            return
+    raise AssertionError(f"the page does not keep {dict(values)}")

@@ -17,7 +17,7 @@ from annotator.catalogue import CATALOGUE
 from annotator.mlsd import MLSDdetector
 from annotator.util import HWC3, resize_image
 from parity import filled_state_dict, published_names
-from serving import Served, opened, served
+from serving import Served, fill_in, opened, served
 
 STAR = Path(__file__).resolve().parents[1] / "test_imgs" / "star.png"
 FILE = "mlsd_large_512_fp32.pth"
@@ -85,8 +85,7 @@ def test_canny_runs_while_another_says_which_file_it_needs(page, app):
 
     panel = tab(page, "canny")
     assert panel.get_by_text("Cannot run yet").count() == 0
-    panel.get_by_label("number input for Resolution").fill("256")
-    panel.get_by_label("number input for Low threshold").fill("40")
+    fill_in(page, {"number input for Resolution": "256", "number input for Low threshold": "40"}, within=panel)
     run(panel, STAR)
     found = shown(page, panel, "Canny edges: map")
     np.testing.assert_array_equal(HWC3(found), HWC3(CannyDetector()(small(STAR, 256), 40, 200)))

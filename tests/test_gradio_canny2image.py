@@ -18,7 +18,7 @@ import tiny
 from cldm.fidelity import drawn_shape, iou
 from cldm.pipeline import Settings, generate
 from cldm.shapes import COLOURS
-from serving import Served, opened, served
+from serving import Served, fill_in, opened, served
 
 STAR = Path(__file__).parent.parent / "test_imgs" / "star.png"
 
@@ -74,10 +74,8 @@ def shown(page: Any, app: Served) -> list[np.ndarray]:
 @pytest.mark.browser
 def test_upload_run_map_and_image(page, app):
     page.set_input_files("input[type=file]", STAR)
-    page.get_by_label("Prompt", exact=True).fill("a bird")
     page.get_by_text("Advanced options").click()
-    page.get_by_label("Seed", exact=True).fill("7")
-    page.get_by_label("number input for Steps").fill("60")
+    fill_in(page, {"Prompt": "a bird", "Seed": "7", "number input for Steps": "60"})
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_text(re.compile(r"Step \d+ of 60")).first.wait_for(timeout=120_000)
     control_map, image = shown(page, app)
@@ -166,9 +164,8 @@ def test_a_fresh_clone_draws_on_the_miniature_what_the_edges_show(miniature, bro
     page.goto(miniature.url)
     page.get_by_text("Running on the bundled miniature").wait_for()
     page.set_input_files("input[type=file]", STAR)
-    page.get_by_label("Prompt", exact=True).fill("gold star with navy background")
     page.get_by_text("Advanced options").click()
-    page.get_by_label("Seed", exact=True).fill("1")
+    fill_in(page, {"Prompt": "gold star with navy background", "Seed": "1"})
     page.get_by_role("button", name="Run", exact=True).click()
     _, image = shown(page, miniature)
     page.close()
