@@ -1,0 +1,87 @@
+"""Settings from the command line, and the files that a run needs."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cldm.data import find_dataset
+from cldm.training.settings import Settings
+
+WEIGHT_FORMATS = (".safetensors", ".ckpt", ".pth", ".pt")
+
+
+def from_command_line(defaults: Settings, arguments: Sequence[str] | None = None) -> Settings:
+    """`defaults` with what the command line changes, `name=value` each; prints help, or one message, and exits.
+
+    Args:
+        defaults: The settings at the top of a training script.
+        arguments: Of the command line; by default this process's.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if {"-h", "--help"} & set(arguments):
+        names = "\n".join(f"  {name}={value}" for name, value in asdict(defaults).items())
+        raise SystemExit(f"{sys.modules['__main__'].__doc__}\n\nSettings and their defaults:\n{names}\n{_meanings()}")
+    try:
+        return changed(defaults, arguments)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def changed(defaults: Settings, assignments: Sequence[str]) -> Settings:
+    """`defaults` with some fields changed.
+
+    Args:
+        defaults: Where the others come from.
+        assignments: `name=value` each.
+
+    Raises:
+        ValueError: If one is no assignment, names no setting, or its value is of another type or range.
+    """
+    known = {field.name for field in fields(defaults)}
+    for assignment in assignments:
+        name, equals, _ = assignment.partition("=")
+        if not equals or name not in known:
+            raise ValueError(f"expected name=value with a name of {', '.join(sorted(known))}, got {assignment!r}")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(defaults), OmegaConf.from_dotlist(list(assignments)))
+    except OmegaConfBaseException as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+    return replace(defaults, **OmegaConf.to_container(merged))
+
+
+def _meanings() -> str:
+    lines = (Settings.__doc__ or "").split("Attributes:")[1].splitlines()
+    return "\n".join(line[6:] for line in lines)
+
+
+def require(settings: Settings, attach: str) -> Path:
+    """The file of weights to start from; everything that the run reads is there after this.
+
+    Args:
+        settings: Of the run.
+        attach: Script and first argument that attach a ControlNet to a base of this kind.
+
+    Raises:
+        FileNotFoundError: If weights, config or dataset are missing, with the commands that make them.
+    """
+    given = Path(settings.resume_path)
+    found = [file for file in (given, *(given.with_suffix(end) for end in WEIGHT_FORMATS)) if file.is_file()]
+    missing = []
+    if not Path(settings.config).is_file():
+        missing.append(f"config {settings.config}: expected a yaml such as ./models/cldm_v15.yaml")
+    if not found:
+        missing.append(
+            f"weights {given}: put a Stable Diffusion into ./models, then attach a ControlNet to it:\n"
+            f"    python {attach} {given}"
+        )
+    try:
+        find_dataset(settings.dataset)
+    except FileNotFoundError as error:
+        missing.append(str(error))
+    if missing:
+        raise FileNotFoundError("this run needs what is not there\n" + "\n".join(f"- {line}" for line in missing))
+    return found[0]

@@ -1,0 +1,44 @@
+"""Settings of a training run and their messages."""
+
+from dataclasses import replace
+
+import pytest
+
+from cldm.training import Settings, changed
+
+
+def test_every_kind_of_setting_can_be_changed():
+    given = ["batch_size=2", "learning_rate=2e-6", "sd_locked=false", "only_mid_control=True", "dataset=./my data"]
+    settings = changed(Settings(), given)
+    expected = replace(
+        Settings(), batch_size=2, learning_rate=2e-6, sd_locked=False, only_mid_control=True, dataset="./my data"
+    )
+    assert settings == expected
+
+
+@pytest.mark.parametrize(("given", "cache"), [("true", True), ("False", False), ("./my cache", "./my cache")])
+def test_a_cache_is_switched_on_or_put_somewhere(given, cache):
+    assert changed(Settings(), [f"cache={given}"]).cache == cache
+
+
+def test_half_of_the_prompts_are_dropped_as_in_the_paper():
+    assert Settings().prompt_dropout == 0.5
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("batchsize=2", r"name=value with a name of .*batch_size.*, got 'batchsize=2'"),
+        ("batch_size", "name=value"),
+        ("batch_size=two", "two"),
+        ("batch_size=0", "batch_size must be at least 1, got 0"),
+        ("learning_rate=-1", "learning_rate must be positive"),
+        ("max_steps=0", "max_steps must be at least 1, or -1"),
+        ("num_workers=-1", "num_workers must be 0 or more"),
+        ("prompt_dropout=1.5", "prompt_dropout must be between 0 and 1, got 1.5"),
+        ("seed=-1", "seed must be from 0 to 4294967295, got -1"),
+    ],
+)
+def test_a_wrong_assignment_is_one_message(assignment, message):
+    with pytest.raises(ValueError, match=message):
+        changed(Settings(), [assignment])
