@@ -55,6 +55,6 @@ def main(config: Path, work: Path, unet: nn.Module, text_model: FrozenCLIPEmbedd
         chosen, z, context = course.batch(rng, _BATCH)
         hint = hints([outline_of(latents.scenes[i], rng) for i in chosen])
         x, t, v = course.noisy(z)
-        return F.mse_loss(locked(x, t, context, control=control(x, hint, t, context)), v)
+        return F.mse_loss(locked(x, t, context, control=control(x, hint, t, context)).float(), v)
 
     return train(PLAN, control, loss_of, work)

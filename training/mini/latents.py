@@ -12,7 +12,7 @@ from cldm.shapes import Scene, sample_scene
 from ldm.models.autoencoder import AutoencoderKL
 from training.mini.autoencoder import SIZE, pixels
 
-COUNT = 16_000
+COUNT = 32_000
 _BATCH = 16
 _SEED = 2
 

@@ -10,6 +10,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from cldm.model import create_model
+from cldm.weights.reading import read_weights
 from ldm.util import instantiate_from_config
 from training.mini import autoencoder, control, latents, text, unet
 
@@ -31,10 +33,23 @@ def save(tensors: dict[str, Tensor], file: Path) -> None:
     print(f"{file}: {file.stat().st_size / 1e6:.1f} MB", flush=True)
 
 
-def make(work: Path, output: Path) -> None:
-    """Train every part and write both checkpoints into `output`."""
-    text_model = text.main(CONFIG, work)
-    first_stage = autoencoder.main(CONFIG, work)
+def kept_parts(base: Path) -> tuple[nn.Module, nn.Module]:
+    """Text model and autoencoder of a base that is there."""
+    weights = read_weights(base)
+    model = create_model(CONFIG)
+    for name in ("cond_stage_model", "first_stage_model"):
+        prefix = f"{name}."
+        part = {n.removeprefix(prefix): t.float() for n, t in weights.items() if n.startswith(prefix)}
+        getattr(model, name).load_state_dict(part)
+    return model.cond_stage_model, model.first_stage_model
+
+
+def make(work: Path, output: Path, keep: Path | None = None) -> None:
+    """Train every part and write both checkpoints into `output`; with `keep`, all but two parts of that base."""
+    if keep is None:
+        text_model, first_stage = text.main(CONFIG, work), autoencoder.main(CONFIG, work)
+    else:
+        text_model, first_stage = kept_parts(keep)
     encoded = latents.encode(first_stage, work)
     expected = OmegaConf.load(CONFIG).model.params.scale_factor
     if abs(expected / encoded.scale_factor - 1) > 0.01:
@@ -57,8 +72,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=ROOT / "training/mini/work", help="unfinished parts and logs")
     parser.add_argument("--output", type=Path, default=ROOT / "training/mini/work", help="folder for the checkpoints")
+    parser.add_argument("--keep", type=Path, metavar="BASE", help="take text model and autoencoder from this base")
     given = parser.parse_args()
-    make(given.work, given.output)
+    make(given.work, given.output, given.keep)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from training.mini.latents import Latents
 from training.mini.loop import Plan, train
 from training.mini.text import NEGATIVE_PROMPT, words_of
 
-PLAN = Plan("unet", steps=5_500, learning_rate=1e-3)
+PLAN = Plan("unet", steps=20_000, learning_rate=1e-3, bfloat16=True)
 _BATCH = 32
 _DROPPED_SHARE = 0.1  # of prompts, so that guidance has something to move away from
 
@@ -63,6 +63,6 @@ def main(config: Path, work: Path, text_model: FrozenCLIPEmbedder, latents: Late
     def loss_of(step: int, rng: np.random.Generator) -> Tensor:
         _, z, context = course.batch(rng, _BATCH)
         x, t, v = course.noisy(z)
-        return F.mse_loss(unet(x, t, context), v)
+        return F.mse_loss(unet(x, t, context).float(), v)
 
     return train(PLAN, unet, loss_of, work)
