@@ -16,7 +16,7 @@ from training.mini.latents import Latents
 from training.mini.loop import Plan, train
 from training.mini.text import NEGATIVE_PROMPT, words_of
 
-PLAN = Plan("unet", steps=20_000, learning_rate=1e-3, bfloat16=True)
+PLAN = Plan("unet", steps=15_000, learning_rate=1e-3, bfloat16=True)
 _BATCH = 32
 _DROPPED_SHARE = 0.1  # of prompts, so that guidance has something to move away from
 
