@@ -55,9 +55,11 @@ FULL = Record(
         ControlMap("pose", png_of(np.zeros((64, 128, 3), np.uint8)), True, {"hands": True}),
     ),
     resolution=64,
+    size=(64, 128),
     init_image=png_of(noise(64, 128, 3)),
     mask=png_of(noise(64, 128)),
     weights=(WeightsFile("sd.ckpt", 7_703_807_346, "0" * 64), WeightsFile("control 日本.pth", 12, "f" * 64)),
+    control_weights=(WeightsFile("pose.pth", 13, "a" * 64),),
     config=WeightsFile("cldm.yaml", 900, "12ab" * 16),
     runtime=Runtime("cuda:1", "bfloat16", 2, {"save_memory": True, "tile": None}, {"torch": "2.9"}),
 )
@@ -259,6 +261,7 @@ def test_damaged_texts_are_refused(saved, change, message):
         (lambda r: r["controls"][0].update(options={"low": 1e999}), "Infinity is no number"),
         (lambda r: r["weights"][0].update(name="../../x.ckpt"), "expected a file's name without folders"),
         (lambda r: r["weights"][0].update(sha256="0"), "expected a file's SHA-256"),
+        (lambda r: r.update(size=[64, 10**9]), r"expected a size as height and width, got \[64, 1000000000\]"),
         (lambda r: r["runtime"].update(code="import os"), "the runtime has 'code', unknown"),
     ],
 )
