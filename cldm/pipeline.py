@@ -4,7 +4,7 @@ model = load(find_model("canny"))
 result = generate(model, edges, "a bird", Settings(seed=1))
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,20 +13,30 @@ from einops import rearrange
 from torch import Tensor
 
 from cldm.cldm import ControlLDM
-from cldm.model import load_model
+from cldm.controls import Control, as_controls
+from cldm.loading import LoadedModel, choose_precision, load
 from cldm.model_files import ModelFiles, find_model
 from cldm.settings import Settings
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.dpm_solver import DPMSolverSampler
 from ldm.models.diffusion.sampler import Sampler
 from ldm.models.diffusion.uni_pc import UniPCSampler
-from ldm.util import choose_device
 
-__all__ = ["ModelFiles", "Progress", "Result", "Settings", "choose_precision", "find_model", "generate", "load"]
+__all__ = [
+    "Control",
+    "LoadedModel",
+    "ModelFiles",
+    "Progress",
+    "Result",
+    "Settings",
+    "choose_precision",
+    "find_model",
+    "generate",
+    "load",
+]
 
 SIZE_STEP = 64  # an image's sides are multiples of it: the autoencoder takes 8, the U-Net 8 more
 SAMPLERS: dict[str, type[Sampler]] = {"ddim": DDIMSampler, "dpm++": DPMSolverSampler, "unipc": UniPCSampler}
-_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Progress = Callable[[int, int, Tensor], None]
 """Called after each step with steps done, all steps, and the clean latents (b, c, h, w) as predicted so far.
@@ -40,64 +50,45 @@ class Result(NamedTuple):
     Attributes:
         images: uint8 RGB, (h, w, 3) each, as large as the control map.
         seeds: With which each of them can be made again alone.
+        notices: What the user should know, such as that a prompt was cut; sentences.
     """
 
     images: list[np.ndarray]
     seeds: list[int]
-
-
-def load(files: ModelFiles, device: str | torch.device = "auto", precision: str = "auto") -> ControlLDM:
-    """A model ready for `generate`.
-
-    Args:
-        files: Configuration and weights, see `find_model`.
-        device: auto, cpu, cuda, cuda:N or mps.
-        precision: Of the networks: auto (float16 on CUDA, else float32), float32, bfloat16 or float16. The
-            autoencoder and Stable Diffusion 2.1's attention, which overflow in float16, compute in float32 then.
-
-    Raises:
-        FileNotFoundError: If a file is not there.
-        ValueError: If a file is damaged or does not fit the configuration, or device or precision are unknown.
-    """
-    chosen = choose_device(device)
-    dtype = choose_precision(precision, chosen)
-    return load_model(files.config, *files.checkpoints, device=chosen, dtype=dtype).requires_grad_(False)
-
-
-def choose_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The type of that name; "auto" is float16 on CUDA and float32 elsewhere.
-
-    Raises:
-        ValueError: If there is none of that name.
-    """
-    if precision == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    if precision not in _PRECISIONS:
-        raise ValueError(f"precision must be auto, {', '.join(_PRECISIONS)}, got {precision!r}")
-    return _PRECISIONS[precision]
+    notices: tuple[str, ...] = ()
 
 
 @torch.no_grad()
 def generate(
-    model: ControlLDM,
-    control_map: np.ndarray,
+    model: LoadedModel | ControlLDM,
+    control_map: np.ndarray | Control | Sequence[Control] | None,
     prompt: str,
     settings: Settings | None = None,
     progress: Progress | None = None,
+    *,
+    image: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Result:
-    """Make images that follow a control map and a prompt.
+    """Make images that follow control maps and a prompt.
 
     Image k depends on its own seed alone, whatever the device, the number of images or calls before.
 
     Args:
-        model: From `load`. Not changed.
-        control_map: uint8 RGB, (h, w, 3), sides multiples of 64; the images will be as large.
+        model: From `load`, or a ControlLDM. Not changed.
+        control_map: uint8 RGB, (h, w, 3), sides multiples of 64; the images will be as large. Or one or several
+            `Control`, with maps of one size; or None for no control.
         prompt: May be empty.
         settings: See `Settings`; its defaults if not given.
         progress: See `Progress`.
+        image: Image to start from, uint8 RGB, as large as the maps; how much of it is left, `Settings.denoise` says.
+        mask: Repaint only here, uint8, (h, w), above 127 is inside. Everything else of `image` stays as it is, to
+            the bit.
+        size: Height and width where there is neither map nor image; by default what the model was trained on.
 
     Raises:
-        ValueError: If the control map is no such array.
+        ValueError: If an array is not as above or of another size than the others, there is no such ControlNet, or
+            settings and arguments do not go together.
         FloatingPointError: If the model gave values that are no numbers.
     """
     settings = Settings() if settings is None else settings

@@ -65,7 +65,7 @@ def make(work: Path, output: Path, keep: Path | None = None) -> None:
     schedule = {name: tensor for name, tensor in model.state_dict().items() if "." not in name}
     save(tensors | schedule, output / "sd_mini.safetensors")
     controlled = control.main(CONFIG, work, base, text_model, encoded)
-    save(half("control_model.", controlled), output / "control_mini_canny.safetensors")
+    save(half("control_model.", controlled), output / "control_mini.safetensors")
 
 
 def main() -> None:
