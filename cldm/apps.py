@@ -142,6 +142,11 @@ class Drawing:
     background: np.ndarray | None = None
     layers: tuple[np.ndarray, ...] = field(default_factory=tuple)
 
+    @staticmethod
+    def blank(width: int, height: int) -> np.ndarray:
+        """White paper, uint8 RGB (height, width, 3)."""
+        return np.full((height, width, 3), 255, np.uint8)
+
     def strokes(self) -> np.ndarray | None:
         """What is drawn, in whatever colour, uint8 (h, w): white on black; None if there is no layer.
 
