@@ -12,6 +12,8 @@ demo = Demo(
         Slider("Canny high threshold", 1, 255, 200),
     ),
     preview=invert,
+    looks="Thin white edges on black",
+    picture="star.png",
 )
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def how_to_get(control: str, folder: Path = MODELS) -> str:
 
 
 def _miniature(control: str, folder: Path) -> ModelFiles:
-    files = (folder / "sd_mini.safetensors", folder / f"control_mini_{control}.safetensors")
+    files = (folder / "sd_mini.safetensors", _miniature_control(control, folder))
     config = folder / "cldm_mini.yaml"
     missing = [file for file in (config, *files) if not file.is_file()]
     if missing:
@@ -89,6 +89,15 @@ def _miniature(control: str, folder: Path) -> ModelFiles:
         f"“light coral star with navy background”. {how_to_get(control, folder)}"
     )
     return ModelFiles(config, files, _resolution(config), MINIATURE_SETTINGS, notice)
+
+
+def _miniature_control(control: str, folder: Path) -> Path:
+    """One file follows maps of every kind; one of a single kind is taken where it is all there is."""
+    of_all = folder / "control_mini.safetensors"
+    if of_all.is_file():
+        return of_all
+    of_this = folder / f"control_mini_{control}.safetensors"
+    return next((file for file in (of_this, *sorted(folder.glob("control_mini_*.safetensors"))) if file.is_file()), of_all)
 
 
 def _named(checkpoints: tuple[Path, ...], config: str | Path | None, folder: Path) -> ModelFiles:

@@ -1,9 +1,9 @@
-"""What an app is, and what it does when Run is pressed: all of it except the page."""
+"""What an app does when a button is pressed: all of it except the page."""
 
-import re
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from concurrent.futures import Future
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
@@ -13,64 +13,16 @@ import numpy as np
 from PIL import Image
 
 from annotator.images import read_image
-from annotator.util import HWC3, resize_image
+from cldm.apps import DETECT_RESOLUTIONS, Demo, Drawing
+from cldm.maps import MapMaker, MapRequest
 from cldm.model_files import ModelFiles, find_model
+from cldm.records import ControlMap, FileHashes, Record, Runtime, WeightsFile, png_of, save_png
 from cldm.settings import LIMITS, Limit, Settings, check_number
 
 RESOLUTION_STEP = 64
 _RESOLUTIONS = Limit(256, 768, True)
 _MINIATURE_RESOLUTIONS = Limit(64, 256, True)
-_MOST_PIXELS = 3 * 768 * 768  # of a generated image: a panorama three times as long as the largest square
 _RUNS_KEPT = 16  # folders of PNGs; the page has copies of its own by then
-
-
-@dataclass(frozen=True)
-class Slider:
-    """A number that a detector takes after the image."""
-
-    label: str
-    minimum: float
-    maximum: float
-    value: float
-    step: float = 1
-
-    @property
-    def name(self) -> str:
-        """What programs that call the app name it."""
-        return re.sub(r"\W+", "_", self.label.lower()).strip("_")
-
-    @property
-    def limit(self) -> Limit:
-        return Limit(self.minimum, self.maximum, whole=float(self.step).is_integer())
-
-
-def unchanged(control_map: np.ndarray) -> np.ndarray:
-    """Show the map as the network sees it."""
-    return control_map
-
-
-def invert(control_map: np.ndarray) -> np.ndarray:
-    """Show black lines on white instead of white ones on black."""
-    return 255 - control_map
-
-
-@dataclass(frozen=True)
-class Demo:
-    """One app.
-
-    Attributes:
-        title: Of the page.
-        control: Kind of control map as published model files name it, such as "canny".
-        detector: Class whose instances make a map of an image and of the options' values; built at the first run.
-        options: The detector's settings.
-        preview: How the map is shown; the network sees it unchanged.
-    """
-
-    title: str
-    control: str
-    detector: Callable[..., Callable[..., np.ndarray]]
-    options: tuple[Slider, ...] = ()
-    preview: Callable[[np.ndarray], np.ndarray] = unchanged
 
 
 @dataclass(frozen=True)
@@ -82,21 +34,57 @@ class Machine:
         config: The user's yaml.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, float32, bfloat16 or float16.
+        save_memory: Whether what is not in use leaves the accelerator.
+        detector: The detector's weights, a file or folder; None is `annotator/ckpts/`.
     """
 
     checkpoints: tuple[str, ...] = ()
     config: str | None = None
     device: str = "auto"
     precision: str = "auto"
+    save_memory: bool = False
+    detector: str | None = None
+
+
+@dataclass(frozen=True)
+class Update:
+    """How far a run has come.
+
+    Attributes:
+        share: Done so far, 0 to 1.
+        what: Is going on.
+        control_map: PNG of the map as people see it, once it is there.
+        forming: The images as far as they can be told, small: uint8 RGB (h, w, 3).
+    """
+
+    share: float
+    what: str
+    control_map: Path | None = None
+    forming: list[np.ndarray] = field(default_factory=list)
+
+
+Tell = Callable[[Update], object]
+"""Called as a run proceeds; what it raises ends the run."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """PNG files of a run: the map as shown, then the images; and the images' seeds."""
+    """PNG files of a run: the map as shown, then the images; the images' seeds; and what the user should know."""
 
     preview: Path
     images: list[Path]
     seeds: list[int] = field(default_factory=list)
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A model with what goes with it."""
+
+    model: Any
+    colours: Callable[..., list[np.ndarray]]
+    hashes: Future[tuple[WeightsFile, ...]]  # of the checkpoints, then of the config
+    runtime: Runtime
 
 
 class Runner:
@@ -110,10 +98,10 @@ class Runner:
     def __init__(self, demo: Demo, machine: Machine | None = None):
         self.demo = demo
         self.machine = Machine() if machine is None else machine
+        self.maps = MapMaker(demo, self.machine.device, self.machine.detector)
         self._lock = Lock()
         self._files: ModelFiles | None = None
-        self._model: Any = None
-        self._detector: Callable[..., np.ndarray] | None = None
+        self._loaded: _Loaded | None = None
         self._folders: deque[TemporaryDirectory] = deque()
 
     def files(self) -> ModelFiles:
@@ -130,9 +118,12 @@ class Runner:
     def notice(self) -> str:
         """What the user should know before pressing Run, Markdown; may be empty."""
         try:
-            return self.files().notice
+            about_model = self.files().notice
         except (OSError, ValueError) as error:
-            return f"**Cannot run yet**: {error}"
+            about_model = f"**Cannot run yet**: {error}"
+        missing = self.maps.missing()
+        about_detector = missing and f"**Control maps only, no pictures yet**: {missing}"
+        return "\n\n".join(filter(None, (about_model, about_detector)))
 
     def defaults(self) -> tuple[Settings, int, Limit]:
         """Settings and resolution to start with, and the resolution's limits."""
@@ -143,89 +134,162 @@ class Runner:
         limits = _RESOLUTIONS if files.resolution >= _RESOLUTIONS.lowest else _MINIATURE_RESOLUTIONS
         return files.settings, int(min(files.resolution, limits.highest)), limits
 
-    def run(self, values: Mapping[str, Any], progress: Callable[[float, str], object] | None = None) -> Pictures:
+    def preview(self, values: Mapping[str, Any]) -> Path:
+        """A PNG of the control map that `run` would follow, as people see it.
+
+        Args:
+            values: As for `run`.
+
+        Raises:
+            ValueError: If the image is no picture or a value is out of its limits.
+            FileNotFoundError: If the detector's file is missing.
+        """
+        request = self._map_request(values)
+        return self._shown(self.new_folder(), self.maps.make(read_upload(values.get("image")), request))
+
+    def run(self, values: Mapping[str, Any], tell: Tell = lambda update: None) -> Pictures:
         """Make a control map of an image and images of the map.
 
         Args:
-            values: "image", a file's path, "prompt", "resolution", the fields of `Settings` and the options by name.
-            progress: Called with the share done, 0 to 1, and what is going on.
+            values: "image", a file's path or a `Drawing`, "is_map", "prompt", "resolution", "detect_resolution", the
+                fields of `Settings` and the options by name.
+            tell: See `Tell`.
 
         Raises:
             ValueError: If the image is no picture or a value is out of its limits.
             FileNotFoundError: If a file of weights is missing.
             FloatingPointError: If the model gave no image.
         """
-        tell = progress or (lambda share, what: None)
-        settings, resolution, options = self._checked(values)
-        image = read_upload(values.get("image"))
+        settings, request = _settings(values), self._map_request(values)
+        picture = read_upload(values.get("image"))
+        tell(Update(0.0, "Making the control map"))
+        control_map = self.maps.make(picture, request)
+        folder = self.new_folder()
+        shown = self._shown(folder, control_map)
+        tell(Update(0.0, "Waiting for the model", shown))
         with self._lock:
-            control_map = self._control_map(image, resolution, options)
-            from cldm.pipeline import generate, load  # slow to import, so not before the first run
+            tell(Update(0.0, "Loading the model" if self._loaded is None else "Starting", shown))
+            loaded = self._load()
+            tell(Update(0.0, "Starting", shown))
+            from cldm.pipeline import generate  # slow to import, so not before the first run
 
-            if self._model is None:
-                tell(0.0, "Loading the model")
-                self._model = load(self.files(), self.machine.device, self.machine.precision)
+            prompt = str(values.get("prompt") or "")
             result = generate(
-                self._model,
+                loaded.model,
                 control_map,
-                str(values.get("prompt") or ""),
+                prompt,
                 settings,
-                lambda done, steps, z: tell(done / (steps + 1), f"Step {done} of {steps}"),
+                progress=lambda done, steps, z: tell(
+                    Update(done / (steps + 1), f"Step {done} of {steps}", shown, loaded.colours(z))
+                ),
             )
-            return self._saved(self.demo.preview(control_map), result.images, result.seeds)
+            tell(Update(1.0, "Saving", shown))
+        *weights, config = loaded.hashes.result()
+        record = Record(
+            prompt,
+            replace(settings, seed=result.seeds[0]),
+            result.seeds[0],
+            controls=(self._map_record(control_map, request, values),),
+            resolution=request.resolution,
+            weights=tuple(weights),
+            config=config,
+            runtime=loaded.runtime,
+        )
+        images = self._saved(folder, result.images, result.seeds, record)
+        return Pictures(shown, images, result.seeds, tuple(getattr(result, "notices", ())))
 
-    def _checked(self, values: Mapping[str, Any]) -> tuple[Settings, int, list[float]]:
-        """Settings, resolution and the options' values."""
-        given = {f.name: values[f.name] for f in fields(Settings) if f.name in values}
-        given = {
-            name: _whole(value) if name in LIMITS and LIMITS[name].whole else value for name, value in given.items()
-        }
+    def weights(self) -> set[str]:
+        """SHA-256 of the model's files; empty before it is loaded."""
+        if self._loaded is None:
+            return set()
+        return {file.sha256 for file in self._loaded.hashes.result()}
+
+    def new_folder(self) -> Path:
+        """For the files of one job; those of the oldest are removed."""
+        self._folders.append(TemporaryDirectory(prefix="controlnet_"))
+        while len(self._folders) > _RUNS_KEPT:
+            self._folders.popleft().cleanup()
+        return Path(self._folders[-1].name)
+
+    def _load(self) -> _Loaded:
+        """The model, loaded by the first who asks."""
+        if self._loaded is None:
+            from cldm.pipeline import load
+            from cldm.preview import LatentColours
+
+            files, machine = self.files(), self.machine
+            memory = {"save_memory": True} if machine.save_memory else {}
+            model = load(files, machine.device, machine.precision, **memory)
+            ldm = getattr(model, "ldm", model)
+            device = getattr(model, "device", ldm.alphas_cumprod.device)
+            self._loaded = _Loaded(
+                model,
+                LatentColours(ldm),
+                FileHashes().begin([*files.checkpoints, files.config]),
+                Runtime.here(device, ldm.model.diffusion_model.dtype, **memory),
+            )
+        return self._loaded
+
+    def _map_request(self, values: Mapping[str, Any]) -> MapRequest:
+        """How the map is to be made.
+
+        Raises:
+            ValueError: If a value is out of its limits.
+        """
         _, default, limits = self.defaults()
         resolution = _whole(values.get("resolution", default))
         check_number("resolution", resolution, limits)
         if resolution % RESOLUTION_STEP:
             raise ValueError(f"resolution must be a multiple of {RESOLUTION_STEP}, got {resolution}")
+        is_map = values.get("is_map", False)
+        if not isinstance(is_map, bool):
+            raise ValueError(f"is_map must be true or false, got {is_map!r}")
+        detect_at = None
+        if self.demo.detect_at is not None:
+            detect_at = _whole(values.get("detect_resolution", self.demo.detect_at))
+            check_number("detection resolution", detect_at, DETECT_RESOLUTIONS)
         options = []
         for slider in self.demo.options:
             value = values.get(slider.name, slider.value)
             value = _whole(value) if slider.limit.whole else value
             check_number(slider.label, value, slider.limit)
             options.append(value)
-        return Settings(**given), resolution, options
+        return MapRequest(resolution, detect_at, tuple(options), is_map)
 
-    def _control_map(self, image: np.ndarray, resolution: int, options: list[float]) -> np.ndarray:
-        image = HWC3(image)
-        short, long = sorted(image.shape[:2])
-        if resolution**2 * long / short > _MOST_PIXELS:
-            raise ValueError(
-                f"an image of {image.shape[1]} x {image.shape[0]} pixels is too long and narrow for the resolution "
-                f"{resolution}; crop it, or choose a lower resolution"
-            )
-        if self._detector is None:
-            self._detector = self.demo.detector(device=self.machine.device)
-        return HWC3(self._detector(resize_image(image, resolution), *options))
+    def _map_record(self, control_map: np.ndarray, request: MapRequest, values: Mapping[str, Any]) -> ControlMap:
+        options = dict(zip((slider.name for slider in self.demo.options), request.options, strict=True))
+        if request.detect_resolution is not None:
+            options["detect_resolution"] = request.detect_resolution
+        return ControlMap(self.demo.control, png_of(control_map), request.is_map, {} if request.is_map else options)
 
-    def _saved(self, preview: np.ndarray, images: list[np.ndarray], seeds: list[int]) -> Pictures:
-        if len(self._folders) == _RUNS_KEPT:
-            self._folders.popleft().cleanup()
-        self._folders.append(TemporaryDirectory(prefix="controlnet_"))
-        folder, control = Path(self._folders[-1].name), self.demo.control
-        paths = [folder / f"{control}_{seed}.png" for seed in seeds]
-        shown = folder / f"{control}_map.png"
-        for path, pixels in zip((shown, *paths), (preview, *images), strict=True):
-            Image.fromarray(pixels).save(path)
-        return Pictures(shown, paths, seeds)
+    def _shown(self, folder: Path, control_map: np.ndarray) -> Path:
+        path = folder / f"{self.demo.name}_map.png"
+        Image.fromarray(self.demo.preview(self.demo.network(control_map))).save(path)
+        return path
+
+    def _saved(self, folder: Path, images: list[np.ndarray], seeds: list[int], record: Record) -> list[Path]:
+        return [
+            save_png(folder / f"{self.demo.name}_{seed}.png", image, replace(record, seed=seed, index=index))
+            for index, (image, seed) in enumerate(zip(images, seeds, strict=True))
+        ]
 
 
-def read_upload(path: str | Path | None) -> np.ndarray:
-    """Pixels of a visitor's picture, as `annotator.images.read_image` has them.
+def read_upload(given: str | Path | Drawing | None) -> np.ndarray | Drawing:
+    """Pixels of a visitor's picture, as `annotator.images.read_image` has them; a drawing is itself.
 
     Raises:
         ValueError: If there is none, or it is damaged or no picture.
     """
-    if path is None:
+    if given is None:
         raise ValueError("expected an image, got none: upload one, then press Run")
-    return read_image(path)
+    return given if isinstance(given, Drawing) else read_image(given)
+
+
+def _settings(values: Mapping[str, Any]) -> Settings:
+    given = {f.name: values[f.name] for f in fields(Settings) if f.name in values}
+    return Settings(
+        **{name: _whole(value) if name in LIMITS and LIMITS[name].whole else value for name, value in given.items()}
+    )
 
 
 def _whole(value: Any) -> Any:

@@ -1,0 +1,150 @@
+"""What the buttons of a page do: values from the browser to the runner, and what it tells to the page."""
+
+import base64
+import html
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from cldm.apps import Drawing
+from cldm.demo.serving import message
+from cldm.demo.streaming import stream
+from cldm.records import read_record
+from cldm.restoring import restore
+from cldm.runner import Pictures, Runner, Update
+
+_FORMING_SIDE = 192  # pixels of a picture as it forms, on the page
+_EXPECTED = (ValueError, OSError, FloatingPointError)
+
+
+class Listeners:
+    """Functions behind an app's buttons.
+
+    Args:
+        runner: Of the app.
+        inputs: The page's components by the names that `Runner.run` has for their values.
+    """
+
+    def __init__(self, runner: Runner, inputs: Mapping[str, Any]) -> None:
+        self._runner, self._inputs = runner, dict(inputs)
+
+    async def run(self, **values: Any) -> AsyncGenerator[tuple[Any, Any, str], None]:
+        """Make a control map of an image and images of the map."""
+        import gradio as gr
+        import torch
+
+        started = time.monotonic()
+        shown: Path | None = None
+        yield [], "", _progress(Update(0.0, "Starting"))
+        try:
+            given = self._given(values)
+            async with aclosing(stream(lambda tell: self._runner.run(given, tell))) as updates:
+                async for update in updates:
+                    if isinstance(update, Pictures):
+                        yield _shown(update), ", ".join(map(str, update.seeds)), _finished(update, started)
+                    elif update.control_map == shown:
+                        yield gr.skip(), gr.skip(), _progress(update)
+                    else:
+                        shown = update.control_map
+                        yield [(shown, "control map")], gr.skip(), _progress(update)
+        except torch.OutOfMemoryError as error:
+            yield gr.skip(), gr.skip(), ""
+            raise message("out of memory: ask for fewer images or a lower resolution") from error
+        except _EXPECTED as error:
+            yield gr.skip(), gr.skip(), ""
+            raise message(str(error)) from error
+
+    def preview(self, **values: Any) -> tuple[Any, str, str]:
+        """Make a control map of an image, and show it."""
+        import torch
+
+        try:
+            shown = self._runner.preview(self._given(values))
+        except torch.OutOfMemoryError as error:
+            raise message("out of memory: choose a lower resolution") from error
+        except _EXPECTED as error:
+            raise message(str(error)) from error
+        return [(shown, "control map")], "", ""
+
+    def cancelled(self) -> str:
+        """What the page says when a run was cancelled."""
+        return _said("Cancelled")
+
+    def restore(self, saved: Any) -> list[Any]:
+        """Read from a saved image how it was made, and set the page to that."""
+        import gradio as gr
+
+        if not saved or not saved.get("path"):
+            return [gr.skip() for _ in (*self._inputs, "status")]
+        runner = self._runner
+        try:
+            record = read_record(saved["path"])
+            restored = restore(runner.demo, record, runner.defaults()[2], set(self._inputs), runner.weights())
+        except _EXPECTED as error:
+            text = str(error).replace(saved["path"], Path(saved["path"]).name)
+            raise message(text) from error
+        control_map = runner.new_folder() / "restored_map.png"
+        control_map.write_bytes(restored.control_map)
+        picture = {"background": str(control_map), "layers": [], "composite": str(control_map)}
+        values = {**restored.values, "image": picture if runner.demo.canvas else str(control_map)}
+        status = _said(" ".join(["Settings restored.", *restored.notes]))
+        return [*(values.get(name, gr.skip()) for name in self._inputs), status]
+
+    def _given(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The browser's values as the runner takes them.
+
+        Raises:
+            ValueError: If what comes from the canvas is no drawing.
+        """
+        image = values.get("image") or {}
+        if not self._runner.demo.canvas:
+            return {**values, "image": image.get("path")}
+        return {**values, "image": _drawing(self._inputs["image"], image) if image else None}
+
+
+def _drawing(canvas: Any, sent: Mapping[str, Any]) -> Drawing:
+    """What a canvas has sent, or a program in its name; a picture alone is the background."""
+    if sent.get("path"):
+        sent = {"background": sent}
+    try:
+        drawn = canvas.preprocess(canvas.data_model(**sent))
+    except (TypeError, ValueError) as error:
+        raise ValueError("expected a drawing: background, layers and composite, as the canvas sends them") from error
+    return Drawing(drawn["background"], tuple(drawn["layers"]))
+
+
+def _shown(pictures: Pictures) -> list[tuple[Path, str]]:
+    captions = [f"seed {seed}" for seed in pictures.seeds]
+    return [(pictures.preview, "control map"), *zip(pictures.images, captions, strict=True)]
+
+
+def _finished(pictures: Pictures, started: float) -> str:
+    count = len(pictures.images)
+    done = f"{count} image{'s' if count > 1 else ''} in {time.monotonic() - started:.1f} s"
+    return "".join(map(_said, (done, *pictures.notices)))
+
+
+def _said(text: str) -> str:
+    return f"<p>{html.escape(text)}</p>"
+
+
+def _progress(update: Update) -> str:
+    """A bar, what is going on, and the pictures as they form."""
+    pictures = "".join(
+        f'<img alt="the picture as it forms" src="{_data_url(image)}" '
+        f'style="height: {_FORMING_SIDE}px; display: inline; margin: 4px">'
+        for image in update.forming
+    )
+    bar = f'<progress max="1" value="{update.share:.3f}" style="width: 100%"></progress>'
+    return f"<p>{html.escape(update.what)}</p>{bar}{pictures}"
+
+
+def _data_url(image: np.ndarray) -> str:
+    """A small picture in the page itself, so that no file is left of it."""
+    _, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    return f"data:image/png;base64,{base64.b64encode(encoded).decode('ascii')}"

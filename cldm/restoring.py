@@ -1,0 +1,87 @@
+"""From a saved image back to the values of an app's page."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from cldm.apps import Demo
+from cldm.records import Record, pixels_of, png_of
+from cldm.settings import Limit, Settings
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What an image was made with.
+
+    Attributes:
+        values: By the names that `Runner.run` has for them, the control map in place of the picture.
+        control_map: PNG of the map, as people bring one.
+        notes: What is not as it was, one sentence each.
+    """
+
+    values: dict[str, Any]
+    control_map: bytes
+    notes: tuple[str, ...]
+
+
+def restore(demo: Demo, record: Record, resolutions: Limit, shown: set[str], weights: set[str]) -> Restored:
+    """The page's values that make the same images again.
+
+    Args:
+        demo: The app.
+        record: Of the image.
+        resolutions: The page's limits.
+        shown: Names of the settings that the page has.
+        weights: Hashes of the files that the app runs on; empty if they are not known yet.
+
+    Raises:
+        ValueError: If this app cannot make such an image; says which program can.
+    """
+    if len(record.controls) != 1 or record.init_image is not None:
+        raise ValueError(
+            f"this image was made with {len(record.controls)} control maps"
+            f"{'' if record.init_image is None else ' of another image'}, and the apps take one map alone: "
+            "tool_generate.py makes it again"
+        )
+    (control,) = record.controls
+    if control.kind not in ("", demo.control, demo.name):
+        raise ValueError(f"this image was made with a map of the kind {control.kind}, this app is for {demo.control}")
+    pixels = pixels_of(control.png)
+    resolution = min(pixels.shape[:2])
+    if not resolutions.lowest <= resolution <= resolutions.highest:
+        raise ValueError(
+            f"this image's short side has {resolution} pixels, and this app on its model makes from "
+            f"{resolutions.lowest:g} to {resolutions.highest:g}: start it with the model that made the image"
+        )
+    settings = {f.name: getattr(record.settings, f.name) for f in fields(Settings)}
+    own_options = {slider.name for slider in demo.options} | {"detect_resolution"}
+    values = {
+        **{name: value for name, value in settings.items() if name in shown},
+        **{name: value for name, value in control.options.items() if name in own_options},
+        "prompt": record.prompt,
+        "resolution": resolution,
+        "is_map": True,
+    }
+    return Restored(values, png_of(demo.network(pixels)), tuple(_notes(record, settings, shown, weights)))
+
+
+def _notes(record: Record, settings: dict[str, Any], shown: set[str], weights: set[str]) -> list[str]:
+    notes = []
+    if record.batch_size > 1:
+        notes.append(f"It is number {record.index + 1} of {record.batch_size} images; its own seed is {record.seed}.")
+    defaults = Settings()
+    missing = [
+        f"{name} = {value!r}"
+        for name, value in settings.items()
+        if name not in shown and value != getattr(defaults, name)
+    ]
+    if missing:
+        notes.append(f"This page has no field for {', '.join(missing)}: tool_generate.py makes the image again.")
+    others = [file.name for file in record.weights if file.sha256 not in weights]
+    if weights and others:
+        notes.append(f"It was made with other weights, {', '.join(map(_plain, others))}: another picture will come.")
+    return notes
+
+
+def _plain(name: str) -> str:
+    return Path(name).name
