@@ -6,9 +6,9 @@ python tool_generate.py jobs.jsonl --out images
 python tool_generate.py --again birds/bird-3f2a910c55.png --out again
 
 NAME=VALUE is anything that the control's app has: prompt, resolution, detect_resolution, is_map, its detector's
-options, and the settings steps, scale, eta, strength, seed, images, ... Of a folder, every image's prompt is in the .txt
-file beside it, if none is given for all. A line of a .jsonl is an object of the same names, with "image", and "control"
-and "name" if you like. Interrupt it when you like: what is done is kept, and the same command goes on from there.
+options, and the settings steps, scale, eta, strength, seed, images, ... Of a folder, every image's prompt is in the
+.txt file beside it, if none is given for all. A line of a .jsonl is an object of the same names, with "image", and
+"control" and "name" if you like. Interrupt it when you like: what is done is kept, and the same command goes on.
 
 --again makes an image that an app or this tool has saved once more, from what is in its file, to the byte on the same
 machine, and says what is different if anything is.
@@ -79,7 +79,12 @@ def _generate(given: argparse.Namespace) -> Report:
     if len(sources) != 1:
         raise ValueError(f"expected one image, folder or .jsonl of jobs, got {len(sources)}: {', '.join(sources)}")
     machine = Machine(
-        tuple(given.checkpoint), given.config, given.device or "auto", given.precision or "auto", given.save_memory
+        checkpoints=tuple(given.checkpoint),
+        config=given.config,
+        device=given.device or "auto",
+        precision=given.precision or "auto",
+        save_memory=given.save_memory,
+        detector=given.detector,
     )
     jobs, problems = jobs_from(Path(sources[0]), given.control, values, given.out)
 
@@ -87,8 +92,8 @@ def _generate(given: argparse.Namespace) -> Report:
         runner = Runner(demo_of(control), machine)
         if control == NO_DETECTOR and not machine.checkpoints:
             raise ValueError(
-                f"--control {NO_DETECTOR} needs --checkpoint, to say which ControlNet follows the map; or give the map's "
-                "own control, and is_map=true"
+                f"--control {NO_DETECTOR} needs --checkpoint, to say which ControlNet follows the map; or give the "
+                "map's own control, and is_map=true"
             )
         if runner.files().notice:
             print(runner.files().notice.replace("**", "").replace("`", ""), file=sys.stderr)
@@ -198,6 +203,9 @@ def _parser() -> argparse.ArgumentParser:
         "--precision",
         choices=["auto", "float32", "bfloat16", "float16"],
         help="of the networks; auto, the default, is float16 on CUDA and float32 elsewhere; with --again, the image's",
+    )
+    parser.add_argument(
+        "--detector", metavar="FILE", help="the detector's weights, a file or its folder; by default annotator/ckpts"
     )
     parser.add_argument("--save-memory", action="store_true", help="what is not in use leaves the accelerator")
     return parser

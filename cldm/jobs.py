@@ -176,6 +176,8 @@ def _complete(job: Job, runner: Runner) -> dict[str, Any]:
         raise ValueError(
             f"{job.control} has no setting {', '.join(sorted(unknown))}; it has {', '.join(sorted(names_of(runner)))}"
         )
+    if not isinstance(job.values["prompt"], str):
+        raise ValueError(f"prompt must be a text, may be empty, got {job.values['prompt']!r}")
     settings, resolution, _ = runner.defaults()
     own = {option.name: option.value for option in runner.demo.options}
     if runner.demo.detect_at is not None:
@@ -222,9 +224,7 @@ def _from_line(file: Path, number: int, line: bytes, control: str | None, values
     except (ValueError, RecursionError) as error:
         return Problem(source, f"expected a JSON object, got something else: {error}")
     if not isinstance(own, dict) or not isinstance(own.get("image"), str):
-        return Problem(
-            source, 'expected a JSON object with an "image", such as {"image": "cat.png", "prompt": "a cat"}'
-        )
+        return Problem(source, 'expected a JSON object such as {"image": "cat.png", "prompt": "a cat"}')
     image = file.parent / own.pop("image")
     control, name = own.pop("control", control), own.pop("name", image.stem)
     if not isinstance(control, str):

@@ -83,7 +83,10 @@ def test_the_oldest_notes_are_forgotten(file, notes, monkeypatch):
     assert [Path(path).name for path in json.loads(notes.read_bytes())] == ["c", "d"]
 
 
-def test_notes_are_in_the_users_folder_of_caches(monkeypatch):
+def test_notes_are_in_the_users_folder_of_caches_or_where_it_is_said(monkeypatch):
+    monkeypatch.setenv("CONTROLNET_HASHES", "/elsewhere/notes.json")
+    assert notes_file() == Path("/elsewhere/notes.json")
+    monkeypatch.delenv("CONTROLNET_HASHES")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert notes_file() == Path("/somewhere/controlnet/hashes.json")
     monkeypatch.delenv("XDG_CACHE_HOME")
