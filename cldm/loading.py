@@ -32,6 +32,11 @@ class LoadedModel:
     device: torch.device
     save_memory: bool = False
 
+    @property
+    def rest(self) -> torch.device | None:
+        """Where the autoencoder's whole feature maps are while it works in strips; None if it does not."""
+        return torch.device("cpu") if self.save_memory else None
+
     @classmethod
     def of(cls, model: "ControlLDM | LoadedModel") -> "LoadedModel":
         """The model itself, or a ControlLDM with its one ControlNet where its weights are."""
@@ -74,7 +79,13 @@ def load(
         checkpoints.append(Path(further.pop(0)))
     ldm = load_model(files.config, *checkpoints, device="cpu", dtype=dtype).requires_grad_(False)
     networks = [load_control(files.config, file, checkpoints[0], dtype=dtype) for file in further]
-    return LoadedModel(ldm.to(chosen), (ldm.control_model, *networks), chosen, save_memory)
+    if save_memory:
+        for name, buffer in ldm.named_buffers(recurse=False):  # the noise schedule; the samplers compute where it is
+            setattr(ldm, name, buffer.to(chosen))
+    else:
+        for module in (ldm, *networks):
+            module.to(chosen)
+    return LoadedModel(ldm, (ldm.control_model, *networks), chosen, save_memory)
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
