@@ -1,4 +1,4 @@
-"""Each of the ten apps as it starts in a fresh clone, on the miniature: its example in a real browser and by a program."""
+"""Each of the ten apps as it starts in a fresh clone: its example in a real browser, and used by a program."""
 
 import re
 from collections.abc import Iterator
