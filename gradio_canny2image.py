@@ -13,7 +13,7 @@ demo = Demo(
     ),
     preview=invert,
     looks="Thin white edges on black",
-    picture="star.png",
+    picture=("star.png", "light coral star with navy background"),
 )
 
 if __name__ == "__main__":

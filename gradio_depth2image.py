@@ -11,7 +11,7 @@ demo = Demo(
     detect=lambda midas, image: midas(image)[0],
     detect_at=384,
     looks="Grey, the nearer the brighter",
-    picture="coffee.png",
+    picture=("coffee.png", "a cup of coffee"),
 )
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ demo = Demo(
     network=black_and_white,
     preview=invert,
     looks="White strokes on black",
-    picture="cat.png",
+    picture=("cat.png", "a cat"),
 )
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ demo = Demo(
     weights="hed",
     detect_at=512,
     looks="Soft white edges on black",
-    picture="cat.png",
+    picture=("cat.png", "a cat"),
 )
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ demo = Demo(
     ),
     preview=thicken_and_invert,
     looks="Straight white lines on black, one pixel wide",
-    picture="temple.jpg",
+    picture=("temple.jpg", "a temple by a lake"),
 )
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ demo = Demo(
     options=(Slider("Normal background threshold", 0, 1, 0.4, step=0.01),),
     network=reverse_channels,
     looks="x, y and z of the surface's direction as red, green and blue",
-    picture="coffee.png",
+    picture=("coffee.png", "a cup of coffee"),
 )
 
 if __name__ == "__main__":

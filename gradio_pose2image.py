@@ -15,7 +15,7 @@ demo = Demo(
     detect_at=512,
     resize_back=cv2.INTER_NEAREST,
     looks="Skeletons in OpenPose's colours on black",
-    picture="astronaut.png",
+    picture=("astronaut.png", "an astronaut"),
 )
 
 if __name__ == "__main__":

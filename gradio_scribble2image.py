@@ -10,7 +10,7 @@ demo = Demo(
     network=black_and_white,
     preview=invert,
     looks="White strokes on black; scribbles, black on white, are read without a tick",
-    picture="scribble_house.png",
+    picture=("scribble_house.png", "a house with a tree"),
 )
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ demo = Demo(
     detect_at=512,
     resize_back=cv2.INTER_NEAREST,
     looks="Flat segments in the colours of ADE20K's classes",
-    picture="temple.jpg",
+    picture=("temple.jpg", "a temple by a lake"),
 )
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ class Demo:
         finish: Of a detected map at the image's size.
         network: Of any map; done twice, it must do no more than done once, or undo it.
         canvas: Whether people draw the map instead of uploading a picture.
-        picture: File in `test_imgs/` to try the detector with.
+        picture: File in `test_imgs/` to try the detector with, and a prompt for it.
     """
 
     title: str
@@ -112,7 +112,7 @@ class Demo:
     finish: MapFunction = unchanged
     network: MapFunction = unchanged
     canvas: bool = False
-    picture: str = ""
+    picture: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.control)
@@ -125,8 +125,9 @@ class Demo:
     def examples(self) -> list[tuple[Path, str, bool]]:
         """Pictures that are there, with a prompt each and whether they are control maps already."""
         given = [(self.example_map, EXAMPLE_PROMPT, True)]
-        if self.picture and not self.canvas:
-            given.append((PICTURES / self.picture, Path(self.picture).stem.replace("_", " "), False))
+        if self.picture is not None:
+            file, prompt = self.picture
+            given.append((PICTURES / file, prompt, False))
         return [example for example in given if example[0].is_file()]
 
 
@@ -152,8 +153,10 @@ class Drawing:
 
         Layers without transparency count where they are light.
         """
-        masks = [layer[..., 3] if layer.ndim == 3 and layer.shape[2] == 4 else HWC3(layer).max(axis=2)
-                 for layer in self.layers]
+        masks = [
+            layer[..., 3] if layer.ndim == 3 and layer.shape[2] == 4 else HWC3(layer).max(axis=2)
+            for layer in self.layers
+        ]
         if not masks:
             return None
         height, width = masks[0].shape

@@ -7,8 +7,8 @@ from threading import Lock
 import cv2
 import numpy as np
 
-from annotator.util import HWC3, find_checkpoint, resize, resize_image
 from annotator.manifest import DETECTOR_FILES
+from annotator.util import HWC3, find_checkpoint, resize, resize_image
 from cldm.apps import Demo, Detector, Drawing, black_and_white
 
 _MOST_PIXELS = 3 * 768 * 768  # of a generated image: a panorama three times as long as the largest square

@@ -97,7 +97,9 @@ def _miniature_control(control: str, folder: Path) -> Path:
     if of_all.is_file():
         return of_all
     of_this = folder / f"control_mini_{control}.safetensors"
-    return next((file for file in (of_this, *sorted(folder.glob("control_mini_*.safetensors"))) if file.is_file()), of_all)
+    return next(
+        (file for file in (of_this, *sorted(folder.glob("control_mini_*.safetensors"))) if file.is_file()), of_all
+    )
 
 
 def _named(checkpoints: tuple[Path, ...], config: str | Path | None, folder: Path) -> ModelFiles:

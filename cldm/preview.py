@@ -1,8 +1,8 @@
 """A picture as it forms: colours of a latent without its decoder, by a linear map.
 
-A latent's channels are nearly a linear function of the colours under them, and the reverse. The map is fitted once to the
-model's own autoencoder by least squares, on a picture of random colours, so it needs no constants of a certain model
-and costs a step less than a thousandth of what the networks do.
+A latent's channels are nearly a linear function of the colours under them, and the reverse. The map is fitted once to
+the model's own autoencoder by least squares, on a picture of random colours, so it needs no constants of a certain
+model, and costs next to nothing at each step.
 """
 
 import numpy as np

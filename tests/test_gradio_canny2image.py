@@ -17,6 +17,7 @@ from PIL import Image
 import tiny
 from cldm.fidelity import drawn_shape, iou
 from cldm.pipeline import Settings, generate
+from cldm.records import pixels_of, read_record
 from cldm.shapes import COLOURS
 from serving import Served, fill_in, opened, served
 
@@ -98,6 +99,37 @@ def test_a_broken_upload_is_a_message_and_the_app_goes_on(page, app, picture, no
 
 
 @pytest.mark.browser
+def test_a_run_that_is_cancelled_stops_and_the_next_one_works(page, app):
+    page.set_input_files("input[type=file]", STAR)
+    page.get_by_text("Advanced options").click()
+    fill_in(page, {"number input for Steps": "100", "number input for Images": "12"})
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text(re.compile(r"Step \d+ of 100")).first.wait_for()
+    page.get_by_alt_text("the picture as it forms").nth(11).wait_for()
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_text("Cancelled").wait_for()
+    fill_in(page, {"number input for Steps": "1", "number input for Images": "1"})
+    page.get_by_role("button", name="Run", exact=True).click()
+    assert len(shown(page, app)) == 2
+    assert page.get_by_text("Step 100 of 100").count() == 0
+
+
+@pytest.mark.browser
+def test_a_saved_image_restores_its_settings_and_makes_itself_again(page, app, client, picture):
+    chosen = {"prompt": "a bird", "steps": 2, "seed": 9, "scale": 4, "sampler": "unipc"}
+    gallery, _, _ = client.predict(image=handle_file(picture), **chosen, api_name="/run")
+    image = np.asarray(Image.open(gallery[1]["image"]))
+    page.get_by_text("Restore settings from an image").click()
+    page.locator("input[type=file]").last.set_input_files(gallery[1]["image"])
+    page.get_by_text("Settings restored.").wait_for()
+    assert page.get_by_label("Prompt", exact=True).input_value() == "a bird"
+    assert page.get_by_label("The input is already a control map").is_checked()
+    page.get_by_role("button", name="Run", exact=True).click()
+    _, again = shown(page, app)
+    assert np.array_equal(again, image)
+
+
+@pytest.mark.browser
 def test_run_without_an_image_is_a_message(page):
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_text("expected an image, got none: upload one, then press Run").first.wait_for()
@@ -105,7 +137,7 @@ def test_run_without_an_image_is_a_message(page):
 
 def test_the_client_gets_the_pipelines_image(client, picture):
     chosen = {"steps": 2, "seed": 3, "images": 2, "scale": 4, "added_prompt": "", "negative_prompt": ""}
-    gallery, seeds = client.predict(image=handle_file(picture), prompt="a bird", **chosen, api_name="/run")
+    gallery, seeds, _ = client.predict(image=handle_file(picture), prompt="a bird", **chosen, api_name="/run")
     assert seeds == "3, 4"
     assert [item["caption"] for item in gallery] == ["control map", "seed 3", "seed 4"]
     assert [Path(item["image"]).name for item in gallery] == ["canny_map.png", "canny_3.png", "canny_4.png"]
@@ -118,9 +150,42 @@ def test_the_client_gets_the_pipelines_image(client, picture):
 
 
 def test_a_picked_seed_makes_the_image_again(client, picture):
-    first, seed = client.predict(image=handle_file(picture), steps=1, api_name="/run")
-    again, _ = client.predict(image=handle_file(picture), steps=1, seed=int(seed), api_name="/run")
+    first, seed, _ = client.predict(image=handle_file(picture), steps=1, api_name="/run")
+    again, _, _ = client.predict(image=handle_file(picture), steps=1, seed=int(seed), api_name="/run")
     assert Path(first[1]["image"]).read_bytes() == Path(again[1]["image"]).read_bytes()
+
+
+def test_ten_people_who_press_run_at_once_all_get_their_images(app, picture):
+    people = [Client(app.url, verbose=False) for _ in range(10)]
+    jobs = [
+        person.submit(image=handle_file(picture), prompt=f"bird {k}", steps=2, seed=k, scale=4, api_name="/run")
+        for k, person in enumerate(people)
+    ]
+    model = tiny.control_ldm(cond_stage_config=tiny.CLIP)
+    for k, job in enumerate(jobs):
+        gallery, seeds, _ = job.result(timeout=240)
+        assert seeds == str(k)
+        image = np.asarray(Image.open(gallery[1]["image"])).astype(int)
+        (expected,) = generate(model, expected_map(picture), f"bird {k}", Settings(steps=2, seed=k, scale=4)).images
+        assert np.abs(image - expected).max() <= 1
+
+
+def test_the_map_alone_and_a_map_that_is_one_already(client, picture):
+    gallery, _, _ = client.predict(image=handle_file(picture), api_name="/preview_map")
+    (shown,) = (np.asarray(Image.open(item["image"])) for item in gallery)
+    assert np.array_equal(shown, 255 - expected_map(picture))
+    gallery, _, _ = client.predict(image=handle_file(picture), is_map=True, api_name="/preview_map")
+    small = cv2.resize(np.asarray(Image.open(picture)), (128, 64), interpolation=cv2.INTER_AREA)
+    assert np.array_equal(np.asarray(Image.open(gallery[0]["image"])), 255 - small)
+
+
+def test_images_know_how_they_were_made(client, picture):
+    gallery, _, _ = client.predict(
+        image=handle_file(picture), prompt="a bird", steps=1, seed=4, images=2, api_name="/run"
+    )
+    record = read_record(gallery[2]["image"])
+    assert (record.prompt, record.seed, record.index, record.settings.seed) == ("a bird", 5, 1, 4)
+    assert np.array_equal(pixels_of(record.controls[0].png), expected_map(picture))
 
 
 @pytest.mark.parametrize(
@@ -167,6 +232,7 @@ def test_a_fresh_clone_draws_on_the_miniature_what_the_edges_show(miniature, bro
     page.get_by_text("Advanced options").click()
     fill_in(page, {"Prompt": "gold star with navy background", "Seed": "1"})
     page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_alt_text("the picture as it forms").wait_for()
     _, image = shown(page, miniature)
     page.close()
     picture = cv2.resize(np.asarray(Image.open(STAR).convert("RGB")), (128, 128), interpolation=cv2.INTER_AREA)

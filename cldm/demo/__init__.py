@@ -63,7 +63,9 @@ def _parser(demo: Demo) -> argparse.ArgumentParser:
     parser.add_argument("--config", metavar="YAML", help="architecture; by default that of Stable Diffusion 1.5")
     if demo.weights:
         parser.add_argument(
-            "--detector", metavar="FILE", help="the detector's weights, a file or its folder; by default annotator/ckpts"
+            "--detector",
+            metavar="FILE",
+            help="the detector's weights, a file or its folder; by default annotator/ckpts",
         )
     parser.add_argument(
         "--precision",

@@ -117,6 +117,8 @@ def _canvas(runner: Runner) -> Any:
         lambda width, height: Drawing.blank(int(width), int(height)),
         inputs=[width, height],
         outputs=image,
+        queue=False,
+        show_progress="hidden",  # its cover would swallow the first stroke
         api_visibility="private",
     )
     return image
@@ -175,7 +177,11 @@ def _examples(runner: Runner, inputs: dict[str, Any]) -> None:
     if examples:
         gr.Examples(
             [
-                [{"background": str(file), "layers": [], "composite": None} if demo.canvas else str(file), prompt, is_map]
+                [
+                    {"background": str(file), "layers": [], "composite": None} if demo.canvas else str(file),
+                    prompt,
+                    is_map,
+                ]
                 for file, prompt, is_map in examples
             ],
             [inputs["image"], inputs["prompt"], inputs["is_map"]],

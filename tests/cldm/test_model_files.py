@@ -38,8 +38,17 @@ def test_else_the_miniature_which_says_so(models):
     assert f"into `{models.name}/`" in files.notice
 
 
+def test_one_miniature_for_all_kinds_comes_before_those_of_a_kind(models):
+    assert find_model("hed", folder=models).checkpoints[1] == models / "control_mini_canny.safetensors"
+    (models / "control_mini_hed.safetensors").touch()
+    assert find_model("hed", folder=models).checkpoints[1] == models / "control_mini_hed.safetensors"
+    (models / "control_mini.safetensors").touch()
+    assert find_model("hed", folder=models).checkpoints[1] == models / "control_mini.safetensors"
+
+
 def test_else_an_error_that_says_what_to_put_where(models):
-    with pytest.raises(FileNotFoundError, match=r"\(control_mini_hed.safetensors missing\).*control_sd15_hed.pth"):
+    (models / "control_mini_canny.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"\(control_mini.safetensors missing\).*control_sd15_hed.pth"):
         find_model("hed", folder=models)
 
 

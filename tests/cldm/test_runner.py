@@ -1,17 +1,22 @@
 """What an app does when Run is pressed."""
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 import tiny
 from annotator.canny import CannyDetector
+from annotator.hed import HEDdetector
 from cldm import model_files, pipeline
+from cldm.apps import Demo, Slider, invert
 from cldm.pipeline import Settings, generate
-from cldm.runner import Demo, Machine, Runner, Slider, invert, read_image
+from cldm.records import FileHashes, pixels_of, read_record
+from cldm.runner import Machine, Runner, Update, read_upload
 
 DEMO = Demo("Canny", "canny", CannyDetector, (Slider("Low", 1, 255, 100), Slider("High", 1, 255, 200)), invert)
 
@@ -45,9 +50,9 @@ def saved(folder: Path, image: Image.Image, name: str = "picture.png", **options
 
 
 def test_the_files_are_the_preview_and_what_the_pipeline_gives(runner, picture):
-    told = []
+    told: list[Update] = []
     values = {"image": picture, "prompt": "a bird", "steps": 2.0, "seed": 5, "images": 2, "low": 50}
-    pictures = runner.run(values, lambda share, what: told.append((share, what)))
+    pictures = runner.run(values, told.append)
     edges = np.repeat(CannyDetector()(pixels(), 50, 200)[:, :, None], 3, axis=2)
     assert np.array_equal(np.asarray(Image.open(pictures.preview)), 255 - edges)
     settings = Settings(steps=2, seed=5, images=2)
@@ -56,7 +61,77 @@ def test_the_files_are_the_preview_and_what_the_pipeline_gives(runner, picture):
         assert np.abs(np.asarray(Image.open(path)).astype(int) - image.astype(int)).max() <= 1
     assert [p.name for p in (pictures.preview, *pictures.images)] == ["canny_map.png", "canny_5.png", "canny_6.png"]
     assert pictures.seeds == [5, 6]
-    assert told[-2:] == [(1 / 3, "Step 1 of 2"), (2 / 3, "Step 2 of 2")]
+    steps = [update for update in told if update.what.startswith("Step")]
+    assert [(update.share, update.what) for update in steps] == [(1 / 3, "Step 1 of 2"), (2 / 3, "Step 2 of 2")]
+    assert {update.control_map for update in steps} == {pictures.preview}
+    assert [[image.shape for image in update.forming] for update in steps] == [[(8, 16, 3)] * 2] * 2
+
+
+def test_the_images_know_how_they_were_made(runner, machine, picture):
+    values = {"image": picture, "prompt": "a bird", "steps": 2, "seed": 5, "images": 2, "low": 50, "resolution": 64}
+    pictures = runner.run(values)
+    records = [read_record(path) for path in pictures.images]
+    assert [(record.seed, record.index, record.batch_size) for record in records] == [(5, 0, 2), (6, 1, 2)]
+    record = records[1]
+    assert record.settings == Settings(steps=2, seed=5, images=2)
+    assert (record.prompt, record.resolution) == ("a bird", 64)
+    (control,) = record.controls
+    assert (control.kind, control.is_map, control.options) == ("canny", False, {"low": 50, "high": 200})
+    assert np.array_equal(pixels_of(control.png), 255 - np.asarray(Image.open(pictures.preview)))
+    hashes = FileHashes()
+    assert record.weights == tuple(hashes.of(file) for file in machine.checkpoints)
+    assert record.config == hashes.of(machine.config)
+    assert (record.runtime.device, record.runtime.precision) == ("cpu", "float32")
+    assert runner.weights() == {file.sha256 for file in (*record.weights, record.config)}
+
+
+def test_the_map_that_was_kept_makes_the_same_images(runner, picture, tmp_path):
+    first = runner.run({"image": picture, "steps": 1, "seed": 5, "resolution": 64})
+    (control,) = read_record(first.images[0]).controls
+    (tmp_path / "map.png").write_bytes(control.png)
+    again = runner.run({"image": tmp_path / "map.png", "is_map": True, "steps": 1, "seed": 5, "resolution": 64})
+    assert np.array_equal(*(np.asarray(Image.open(run.images[0])) for run in (first, again)))
+    assert read_record(again.images[0]).controls[0].is_map
+
+
+def test_a_picked_seed_is_kept_and_said(runner, picture):
+    pictures = runner.run({"image": picture, "steps": 1})
+    assert [read_record(path).settings.seed for path in pictures.images] == pictures.seeds
+
+
+def test_the_map_can_be_seen_before_and_without_a_model(picture):
+    runner = Runner(DEMO, Machine(("absent.pth",), device="cpu"))
+    shown = runner.preview({"image": picture, "low": 50, "resolution": 256})
+    small = cv2.resize(pixels(), (512, 256), interpolation=cv2.INTER_LANCZOS4)
+    expected = 255 - np.repeat(CannyDetector()(small, 50, 200)[..., None], 3, axis=2)
+    assert np.array_equal(np.asarray(Image.open(shown)), expected)
+
+
+def test_what_the_listener_raises_ends_the_run_and_frees_the_model(runner, picture):
+    class StopError(Exception):
+        pass
+
+    steps = []
+
+    def stop(update: Update) -> None:
+        if update.what.startswith("Step"):
+            steps.append(update.what)
+            raise StopError
+
+    with pytest.raises(StopError):
+        runner.run({"image": picture, "steps": 50}, stop)
+    assert steps == ["Step 1 of 50"]
+    assert runner.run({"image": picture, "steps": 1}).images
+
+
+def test_a_missing_detector_is_a_notice_but_no_obstacle_to_maps(machine, picture, tmp_path):
+    demo = Demo("Soft edges", "hed", HEDdetector, weights="hed", detect_at=512)
+    runner = Runner(demo, replace(machine, detector=str(tmp_path)))
+    assert "Control maps only" in runner.notice()
+    assert "python tool_download.py hed" in runner.notice()
+    with pytest.raises(FileNotFoundError, match=r"ControlNetHED.pth"):
+        runner.run({"image": picture, "steps": 1})
+    assert runner.run({"image": picture, "steps": 1, "is_map": True}).images
 
 
 def test_the_sampler_that_was_chosen_makes_the_images(runner, picture):
@@ -136,6 +211,7 @@ def test_defaults_of_stable_diffusion(machine, tmp_path):
         ({"scale": None}, "scale must be a number from 0.1 to 30, got None"),
         ({"resolution": 100}, "resolution must be a multiple of 64, got 100"),
         ({"resolution": 2048}, "resolution must be a whole number from 64 to 256, got 2048"),
+        ({"is_map": "yes"}, "is_map must be true or false, got 'yes'"),
         ({"high": 300}, "High must be a whole number from 1 to 255, got 300"),
     ],
 )
@@ -144,36 +220,30 @@ def test_impossible_values_are_refused(runner, picture, wrong, message):
         runner.run({"image": picture, **wrong})
 
 
-def test_a_strip_is_refused_before_it_fills_the_memory(runner, tmp_path):
-    strip = saved(tmp_path, Image.new("RGB", (3000, 10)))
-    with pytest.raises(ValueError, match="3000 x 10 pixels is too long and narrow for the resolution 128; crop it"):
-        runner.run({"image": strip, "resolution": 128})
-
-
-def test_options_have_names_for_programs():
-    assert Slider("Canny low threshold", 1, 255, 100).name == "canny_low_threshold"
-    assert Slider("Value (M-LSD)", 0.01, 2, 0.1, 0.01).name == "value_m_lsd"
-    assert not Slider("Value", 0.01, 2, 0.1, 0.01).limit.whole
+def test_the_detection_resolution_has_limits(machine, picture):
+    runner = Runner(Demo("A", "canny", CannyDetector, detect_at=512), machine)
+    with pytest.raises(ValueError, match="detection resolution must be a whole number from 128 to 1024, got 100"):
+        runner.run({"image": picture, "detect_resolution": 100})
 
 
 def test_transparent_grey_and_deep_pictures_are_read(tmp_path):
     grey = Image.fromarray(pixels()).convert("L")
     for image in (grey, grey.convert("1"), Image.fromarray(pixels()).convert("P"), grey.convert("CMYK")):
         name = "picture.tif" if image.mode == "CMYK" else "picture.png"
-        assert np.array_equal(read_image(saved(tmp_path, image, name)), np.asarray(image.convert("RGB")))
+        assert np.array_equal(read_upload(saved(tmp_path, image, name)), np.asarray(image.convert("RGB")))
     transparent = Image.fromarray(np.dstack([pixels(), np.full((64, 128), 90, np.uint8)]))
-    assert np.array_equal(read_image(saved(tmp_path, transparent)), np.asarray(transparent))
-    assert read_image(saved(tmp_path, grey.convert("LA"))).shape == (64, 128, 4)
-    assert read_image(saved(tmp_path, grey, transparency=0)).shape == (64, 128, 4)
+    assert np.array_equal(read_upload(saved(tmp_path, transparent)), np.asarray(transparent))
+    assert read_upload(saved(tmp_path, grey.convert("LA"))).shape == (64, 128, 4)
+    assert read_upload(saved(tmp_path, grey, transparency=0)).shape == (64, 128, 4)
     deep = Image.fromarray((np.asarray(grey).astype(np.uint16) << 8) + 77)
-    assert np.array_equal(read_image(saved(tmp_path, deep)), np.asarray(grey.convert("RGB")))
+    assert np.array_equal(read_upload(saved(tmp_path, deep)), np.asarray(grey.convert("RGB")))
 
 
 def test_a_photo_taken_sideways_is_put_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation: to be turned a quarter clockwise
     photo = saved(tmp_path, Image.fromarray(pixels()), "photo.png", exif=exif)
-    assert np.array_equal(read_image(photo), np.rot90(pixels(), -1))
+    assert np.array_equal(read_upload(photo), np.rot90(pixels(), -1))
     assert ImageOps.exif_transpose(Image.open(photo)).size == (64, 128)
 
 
@@ -184,4 +254,4 @@ def test_no_pictures_are_refused_by_name(tmp_path, picture):
     text.write_text("no picture")
     for file in (cut, text, tmp_path / "absent.png"):
         with pytest.raises(ValueError, match=f"cannot read {file.name} as an image"):
-            read_image(file)
+            read_upload(file)

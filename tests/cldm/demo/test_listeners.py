@@ -1,0 +1,138 @@
+"""What the buttons do: progress, messages, drawings, settings restored."""
+
+import asyncio
+import base64
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cldm.apps import Demo
+from cldm.demo import build
+from cldm.demo.listeners import Listeners
+from cldm.records import ControlMap, Record, png_of, save_png
+from cldm.runner import Machine, Pictures, Runner, Update
+from cldm.settings import Settings
+
+MAP = np.zeros((256, 320, 3), np.uint8)
+
+
+@pytest.fixture
+def listeners(demo: Demo, full_size: Machine) -> Listeners:
+    return of(demo, full_size)
+
+
+def of(demo: Demo, machine: Machine) -> Listeners:
+    page = build(Runner(demo, machine))
+    return next(fn.fn.__self__ for fn in page.fns.values() if fn.api_name == "run")
+
+
+def run(listeners: Listeners, **values) -> list[tuple]:
+    async def collected():
+        return [yielded async for yielded in listeners.run(**values)]
+
+    return asyncio.run(collected())
+
+
+def test_progress_shows_the_map_the_bar_and_the_forming_picture(listeners, monkeypatch, tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    shown = tmp_path / "map.png"
+
+    async def stream(work):
+        yield Update(0.25, "Step <1>", shown, [colours])
+        yield Pictures(shown, [tmp_path / "a.png", tmp_path / "b.png"], [7, 8], ("The prompt was cut.",))
+
+    monkeypatch.setattr("cldm.demo.listeners.stream", stream)
+    first, step, last = run(listeners)
+    assert first[:2] == ([], "")
+    assert step[0] == [(shown, "control map")]
+    assert "Step &lt;1&gt;" in step[2]
+    assert 'value="0.250"' in step[2]
+    encoded = re.search(r"data:image/png;base64,([\w+/=]+)", step[2])[1]
+    decoded = cv2.imdecode(np.frombuffer(base64.b64decode(encoded), np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert np.array_equal(decoded, colours)
+    assert last[0] == [(shown, "control map"), (tmp_path / "a.png", "seed 7"), (tmp_path / "b.png", "seed 8")]
+    assert last[1] == "7, 8"
+    assert re.fullmatch(r"<p>2 images in \d+\.\d s</p><p>The prompt was cut.</p>", last[2])
+
+
+def test_expected_errors_are_messages_without_markup(listeners, tmp_path, capsys):
+    (tmp_path / "<b>.png").write_text("no picture")
+    given = {"image": {"path": str(tmp_path / "<b>.png")}}
+    for press in (lambda: run(listeners, **given), lambda: listeners.preview(**given)):
+        with pytest.raises(gr.Error, match=r"cannot read &lt;b&gt;.png as an image"):
+            press()
+        assert "Error: cannot read <b>.png as an image" in capsys.readouterr().err
+
+
+def test_out_of_memory_is_a_message(listeners, monkeypatch):
+    def work(*given):
+        raise torch.OutOfMemoryError("9 GB")
+
+    monkeypatch.setattr(Runner, "run", work)
+    monkeypatch.setattr(Runner, "preview", work)
+    with pytest.raises(gr.Error, match="out of memory: ask for fewer images or a lower resolution"):
+        run(listeners)
+    with pytest.raises(gr.Error, match="out of memory: choose a lower resolution"):
+        listeners.preview()
+
+
+def test_a_drawing_and_what_is_none(demo, full_size, tmp_path, monkeypatch):
+    listeners = of(replace(demo, canvas=True), full_size)
+    layer = np.zeros((64, 64, 4), np.uint8)
+    layer[10:20, :, 3] = 255
+    Image.fromarray(layer).save(tmp_path / "layer.png")
+    taken = []
+    monkeypatch.setattr(Runner, "preview", lambda runner, values: taken.append(values["image"]))
+    listeners.preview(image={"background": None, "layers": [{"path": str(tmp_path / "layer.png")}], "composite": None})
+    listeners.preview(image={"path": str(tmp_path / "layer.png")})
+    drawing, picture = taken
+    assert np.array_equal(drawing.strokes(), layer[..., 3])
+    assert drawing.background is None
+    assert picture.layers == ()
+    assert np.array_equal(picture.background, layer)
+    with pytest.raises(gr.Error, match="expected a drawing: background, layers and composite"):
+        listeners.preview(image={"layers": 3})
+    (tmp_path / "layer.png").write_text("no picture")
+    with pytest.raises(gr.Error, match="expected a drawing"):
+        listeners.preview(image={"background": {"path": str(tmp_path / "layer.png")}})
+
+
+def saved(folder: Path, **changes) -> Path:
+    control = ControlMap("canny", png_of(MAP), options={"low": 30})
+    record = Record("a bird", Settings(steps=7, seed=3), 3, controls=(control,))
+    return save_png(folder / "saved.png", np.zeros((256, 320, 3), np.uint8), replace(record, **changes))
+
+
+@pytest.mark.parametrize("canvas", [False, True])
+def test_a_saved_image_sets_the_page(demo, full_size, tmp_path, canvas):
+    listeners = of(replace(demo, canvas=canvas), full_size)
+    *values, status = listeners.restore({"path": str(saved(tmp_path))})
+    restored = dict(zip(listeners._inputs, values, strict=True))
+    image = restored["image"]["background"] if canvas else restored["image"]
+    assert np.array_equal(np.asarray(Image.open(image)), MAP)
+    wanted = {"prompt": "a bird", "is_map": True, "resolution": 256, "steps": 7, "seed": 3, "low": 30}
+    assert {name: restored[name] for name in wanted} == wanted
+    assert status == "<p>Settings restored.</p>"
+
+
+def test_what_cannot_be_restored_is_a_message(listeners, tmp_path):
+    Image.fromarray(MAP).save(tmp_path / "plain.png")
+    (tmp_path / "broken.png").write_text("no picture")
+    with pytest.raises(gr.Error, match="plain.png has nothing in it about how it was made"):
+        listeners.restore({"path": str(tmp_path / "plain.png")})
+    with pytest.raises(gr.Error, match="cannot read broken.png as an image"):
+        listeners.restore({"path": str(tmp_path / "broken.png")})
+    with pytest.raises(gr.Error, match="tool_generate.py makes it again"):
+        listeners.restore({"path": str(saved(tmp_path, controls=()))})
+    assert len(listeners.restore(None)) == len(listeners._inputs) + 1
+
+
+def test_cancelling_is_said(listeners):
+    assert listeners.cancelled() == "<p>Cancelled</p>"

@@ -1,0 +1,143 @@
+"""From a picture, a drawing or a map to what the network sees."""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+
+from annotator.canny import CannyDetector
+from annotator.scribble import strokes
+from annotator.util import resize_image
+from cldm.apps import Demo, Drawing, black_and_white, invert, reverse_channels
+from cldm.maps import MapMaker, MapRequest
+
+
+def picture(height: int = 96, width: int = 128) -> np.ndarray:
+    image = np.zeros((height, width, 3), np.uint8)
+    image[height // 4 : height // 2, width // 4 : width // 2] = (250, 120, 30)
+    return image
+
+
+class Seen:
+    """A detector that remembers what it saw; its map is the first channel."""
+
+    def __init__(self, device: str, checkpoint: str | None = None) -> None:
+        self.images: list[np.ndarray] = []
+
+    def __call__(self, image: np.ndarray, *options: float) -> np.ndarray:
+        self.images.append(image)
+        return image[..., 0]
+
+
+def maker(seen: Seen | None = None, **changes) -> MapMaker:
+    detector: Callable = Seen if seen is None else lambda device: seen
+    return MapMaker(Demo("Title", "canny", detector, **changes))
+
+
+def test_a_map_at_the_images_size_is_the_detectors():
+    canny = MapMaker(Demo("Canny", "canny", CannyDetector))
+    small = resize_image(picture(), 64)
+    expected = np.repeat(CannyDetector()(small, 10, 50)[..., None], 3, axis=2)
+    made = canny.make(picture(), MapRequest(64, options=(10, 50)))
+    assert made.any()
+    assert np.array_equal(made, expected)
+
+
+@pytest.mark.parametrize("interpolation", [cv2.INTER_NEAREST, cv2.INTER_LINEAR])
+def test_detection_has_a_size_of_its_own_and_the_map_is_scaled_back(interpolation):
+    seen = Seen("cpu")
+    made = maker(seen, detect_at=384, resize_back=interpolation).make(picture(), MapRequest(64, 128))
+    (image,) = seen.images
+    assert np.array_equal(image, resize_image(picture(), 128))
+    assert made.shape == (64, 64, 3)
+    assert np.array_equal(made[..., 0], cv2.resize(image[..., 0], (64, 64), interpolation=interpolation))
+
+
+def test_finish_comes_after_the_size_and_only_to_detected_maps():
+    edges = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    edges = cv2.GaussianBlur(edges, (0, 0), 3) * 2
+    fake = maker(None, detect_at=512, finish=strokes, network=black_and_white)
+    made = fake.make(np.dstack([edges] * 3), MapRequest(128, 64))
+    expected = strokes(cv2.resize(edges, (128, 128), interpolation=cv2.INTER_LINEAR))
+    assert np.array_equal(made, np.repeat(expected[..., None], 3, axis=2))
+    given = np.dstack([edges] * 3)
+    assert np.array_equal(fake.make(given, MapRequest(64, 64, is_map=True)), black_and_white(given))
+
+
+def test_a_finished_map_needs_no_detector():
+    def absent(device: str) -> None:
+        raise FileNotFoundError("no checkpoint")
+
+    given = resize_image(picture(), 64)
+    asked = MapRequest(64, is_map=True)
+    assert np.array_equal(MapMaker(Demo("A", "hed", absent)).make(given, asked), given)
+    normal = MapMaker(Demo("A", "normal", absent, network=reverse_channels))
+    assert np.array_equal(normal.make(given, asked), given[..., ::-1])
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        normal.make(given, MapRequest(64))
+
+
+def test_colours_that_stand_for_classes_are_not_mixed():
+    colours = np.array([(120, 120, 120), (6, 230, 230)], np.uint8)
+    given = colours[np.random.default_rng(0).integers(0, 2, (100, 150))]
+    made = maker(None, resize_back=cv2.INTER_NEAREST).make(given, MapRequest(64, is_map=True))
+    assert made.shape == (64, 128, 3)
+    assert {tuple(colour) for colour in made.reshape(-1, 3).tolist()} <= {tuple(colour) for colour in colours.tolist()}
+
+
+def test_transparency_is_white_and_grey_is_three_channels():
+    see_through = np.dstack([picture(64, 64), np.zeros((64, 64), np.uint8)])
+    assert (maker().make(see_through, MapRequest(64)) == 255).all()
+    assert maker().make(picture(64, 64)[..., 0], MapRequest(64)).shape == (64, 64, 3)
+
+
+def drawn(background: np.ndarray | None = None) -> Drawing:
+    layer = np.zeros((128, 128, 4), np.uint8)
+    layer[30:50, 20:100, 3] = 255
+    return Drawing(background, (layer,))
+
+
+def test_a_drawing_is_its_strokes_scaled_and_black_and_white():
+    canvas = MapMaker(Demo("A", "scribble", Seen, preview=invert, canvas=True, network=black_and_white))
+    expected = np.zeros((64, 64, 3), np.uint8)
+    expected[15:25, 10:50] = 255
+    for background in (None, Drawing.blank(128, 128), picture(128, 128)):
+        assert np.array_equal(canvas.make(drawn(background), MapRequest(64)), expected)
+
+
+def test_a_background_that_is_a_map_gets_the_strokes_on_top():
+    canvas = MapMaker(Demo("A", "scribble", Seen, canvas=True, network=black_and_white))
+    background = np.zeros((128, 128, 3), np.uint8)
+    background[100:110, 20:100] = 255
+    made = canvas.make(drawn(background), MapRequest(64, is_map=True))
+    assert np.array_equal(np.flatnonzero(made[:, 30, 0]), [*range(15, 25), *range(50, 55)])
+    alone = canvas.make(Drawing(background), MapRequest(64, is_map=True))
+    assert np.array_equal(np.flatnonzero(alone[:, 30, 0]), range(50, 55))
+    assert canvas.make(drawn(), MapRequest(64, is_map=True)).any()
+
+
+@pytest.mark.parametrize("empty", [Drawing(), Drawing.blank(64, 64), Drawing(None, (np.zeros((64, 64, 4), np.uint8),))])
+def test_an_empty_canvas_is_refused(empty):
+    canvas = MapMaker(Demo("A", "scribble", Seen, canvas=True))
+    drawing = empty if isinstance(empty, Drawing) else Drawing(empty)
+    with pytest.raises(ValueError, match="expected a drawing, got an empty canvas: draw some lines"):
+        canvas.make(drawing, MapRequest(64))
+
+
+def test_strips_are_refused_before_they_fill_the_memory():
+    strip = np.zeros((10, 3000, 3), np.uint8)
+    for request in (MapRequest(128), MapRequest(128, is_map=True)):
+        with pytest.raises(ValueError, match="3000 x 10 pixels is too long and narrow for the resolution 128; crop it"):
+            maker().make(strip, request)
+    with pytest.raises(ValueError, match="100 x 10 pixels is too long and narrow for the resolution 1024; crop it"):
+        maker(detect_at=512).make(strip[:, :100], MapRequest(64, 1024))
+
+
+def test_what_a_detector_lacks_is_said_until_it_is_there(tmp_path):
+    missing = MapMaker(Demo("A", "hed", Seen, weights="hed"), "cpu", str(tmp_path))
+    assert "ControlNetHED.pth" in missing.missing()
+    assert "python tool_download.py hed" in missing.missing()
+    (tmp_path / "ControlNetHED.pth").touch()
+    assert missing.missing() == ""
+    assert maker().missing() == ""

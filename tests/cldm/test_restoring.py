@@ -1,0 +1,61 @@
+"""A saved image's record back to the values of an app's page."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cldm.apps import Demo, Slider, reverse_channels
+from cldm.records import ControlMap, Record, WeightsFile, pixels_of, png_of
+from cldm.restoring import restore
+from cldm.settings import Limit, Settings
+
+MAP = np.random.default_rng(0).integers(0, 256, (128, 192, 3), dtype=np.uint8)
+SETTINGS = Settings(steps=7, seed=3, images=4, sampler="unipc", strength=0.7, guess_mode=True, negative_prompt="x")
+SHOWN = set(Settings.__dataclass_fields__)
+LIMITS = Limit(64, 256, True)
+WEIGHTS = WeightsFile("sd.safetensors", 12, "a" * 64)
+RECORD = Record(
+    "a bird",
+    SETTINGS,
+    5,
+    index=2,
+    controls=(ControlMap("canny", png_of(MAP), options={"low": 30, "elsewhere": 9}),),
+    weights=(WEIGHTS,),
+)
+DEMO = Demo("A", "canny", object, (Slider("Low", 1, 255, 100),))
+
+
+def test_all_of_it_comes_back_and_the_map_in_the_pictures_place():
+    restored = restore(DEMO, RECORD, LIMITS, SHOWN, set())
+    kept = {name: getattr(SETTINGS, name) for name in SHOWN}
+    assert restored.values == {**kept, "low": 30, "prompt": "a bird", "resolution": 128, "is_map": True}
+    assert np.array_equal(pixels_of(restored.control_map), MAP)
+    assert restored.notes == ("It is number 3 of 4 images; its own seed is 5.",)
+    assert restore(DEMO, replace(RECORD, settings=Settings(seed=5), index=0), LIMITS, SHOWN, set()).notes == ()
+
+
+def test_a_map_comes_back_as_people_bring_it():
+    demo = Demo("A", "canny", object, network=reverse_channels)
+    assert np.array_equal(pixels_of(restore(demo, RECORD, LIMITS, SHOWN, set()).control_map), MAP[..., ::-1])
+
+
+def test_what_is_not_as_it_was_is_said():
+    notes = restore(DEMO, RECORD, LIMITS, SHOWN - {"strength", "eta"}, {"b" * 64}).notes
+    assert "This page has no field for strength = 0.7: tool_generate.py makes the image again." in notes
+    assert "It was made with other weights, sd.safetensors: another picture will come." in notes
+    assert len(restore(DEMO, RECORD, LIMITS, SHOWN, {"a" * 64}).notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "limits", "message"),
+    [
+        ({"controls": ()}, LIMITS, "made with 0 control maps, and the apps take one map alone: tool_generate.py"),
+        ({"init_image": png_of(MAP)}, LIMITS, "made with 1 control maps of another image"),
+        ({"controls": (ControlMap("depth", png_of(MAP)),)}, LIMITS, "of the kind depth, this app is for canny"),
+        ({}, Limit(256, 768, True), "short side has 128 pixels, and this app on its model makes from 256 to 768"),
+    ],
+)
+def test_images_that_another_program_makes_are_refused(changes, limits, message):
+    with pytest.raises(ValueError, match=message):
+        restore(DEMO, replace(RECORD, **changes), limits, SHOWN, set())

@@ -1,0 +1,116 @@
+"""Each of the ten apps as it starts in a fresh clone: its example in a real browser, and used by a program."""
+
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from annotator.hed import FILE as HED_FILE
+from annotator.manifest import DETECTOR_FILES
+from annotator.mlsd import MLSDdetector
+from annotator.util import HWC3, resize, resize_image
+from cldm.apps import Demo
+from cldm.records import pixels_of, read_record
+from parity import filled_state_dict, published_names
+from serving import Served, fill_in, opened, served
+
+STAR = Path(__file__).resolve().parents[1] / "test_imgs" / "star.png"
+SLOW = [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in ("canny", "hed", "scribble", "fake_scribble", "pose", "seg", "depth", "normal")
+]
+RANDOM = {"mlsd": "mlsd_large_512_fp32.pth", "hed": HED_FILE}
+"""Detectors that are small enough to be filled with made-up weights here."""
+
+
+def demo_of(name: str) -> Demo:
+    return import_module(f"gradio_{name}2image").demo
+
+
+@pytest.fixture
+def app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Demo, Served]]:
+    demo = demo_of(request.param)
+    if demo.weights in RANDOM:
+        torch.save(filled_state_dict(published_names(RANDOM[demo.weights])), tmp_path / RANDOM[demo.weights])
+    flags = ("--detector", str(tmp_path)) if demo.weights else ()
+    with served(f"gradio_{demo.name}2image.py", tmp_path, *flags) as running:
+        yield demo, running
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    "app", ["hough", pytest.param("scribble_interactive", marks=pytest.mark.slow), *SLOW], indirect=True
+)
+def test_the_example_in_the_browser_and_the_app_by_a_program(app, browser):
+    demo, running = app
+    run_the_example(demo, running, browser)
+    client = Client(running.url, verbose=False)
+    if not demo.canvas:
+        run_by_a_program(demo, client)
+    if demo.weights in RANDOM:
+        detect_by_a_program(demo, client)
+    elif demo.weights:
+        with pytest.raises(AppError, match=f"python tool_download.py {demo.weights}"):
+            client.predict(image=handle_file(STAR), api_name="/preview_map")
+
+
+def run_the_example(demo: Demo, running: Served, browser: Any) -> None:
+    with opened(running, browser) as page:
+        page.get_by_text("Running on the bundled miniature").wait_for()
+        page.get_by_text(f"control_sd15_{demo.control}").first.wait_for()
+        missing = demo.weights and demo.weights not in RANDOM
+        assert page.get_by_text("Control maps only").count() == (1 if missing else 0)
+        page.locator("tr.tr-body").first.click()
+        page.get_by_role("checkbox", name="The input is already a control map").and_(
+            page.locator(":checked")
+        ).wait_for()
+        if demo.canvas:
+            page.wait_for_timeout(6000)  # until the canvas sends what it shows
+        page.get_by_text("Advanced options").click()
+        fill_in(page, {"number input for Steps": "3", "Seed": "1"})
+        page.get_by_role("button", name="Run", exact=True).click()
+        page.get_by_text(re.compile(r"^seed 1$")).first.wait_for()
+        page.get_by_text("1 image in").wait_for()
+
+
+def run_by_a_program(demo: Demo, client: Client) -> None:
+    gallery, seeds, _ = client.predict(
+        image=handle_file(demo.example_map), is_map=True, prompt="gold star", steps=1, seed=3, api_name="/run"
+    )
+    example = np.asarray(Image.open(demo.example_map).convert("RGB"))
+    shown, image = (np.asarray(Image.open(item["image"])) for item in gallery)
+    seen = demo.network(example)
+    assert np.array_equal(shown, demo.preview(demo.network(seen)))
+    assert image.shape == (128, 128, 3)
+    assert seeds == "3"
+    (control,) = read_record(gallery[1]["image"]).controls
+    assert np.array_equal(pixels_of(control.png), seen)
+
+
+def detect_by_a_program(demo: Demo, client: Client) -> None:
+    gallery, _, _ = client.predict(image=handle_file(STAR), detect_resolution=128, api_name="/preview_map")
+    shown = np.asarray(Image.open(gallery[0]["image"]))
+    assert shown.shape == (128, 128, 3)
+    assert len(np.unique(shown)) > 1
+
+
+@pytest.mark.parametrize("app", ["hough"], indirect=True)
+@pytest.mark.slow
+def test_a_detectors_map_is_scaled_back_and_shown_thick(app, tmp_path):
+    demo, running = app
+    client = Client(running.url, verbose=False)
+    options = {"m_lsd_value_threshold": 0.05, "m_lsd_distance_threshold": 1}
+    gallery, _, _ = client.predict(image=handle_file(STAR), detect_resolution=256, **options, api_name="/preview_map")
+    small = resize_image(HWC3(np.asarray(Image.open(STAR))), 256)
+    found = HWC3(MLSDdetector(tmp_path, "cpu")(small, 0.05, 1))
+    expected = demo.preview(resize(found, (128, 128), demo.resize_back))
+    assert np.array_equal(np.asarray(Image.open(gallery[0]["image"])), expected)
+    assert DETECTOR_FILES[demo.weights].file == "mlsd_large_512_fp32.pth"
