@@ -6,7 +6,7 @@ python tool_generate.py jobs.jsonl --out images
 python tool_generate.py --again birds/bird-3f2a910c55.png --out again
 
 NAME=VALUE is anything that the control's app has: prompt, resolution, detect_resolution, is_map, its detector's
-options, and the settings steps, scale, eta, strength, seed, images, ... Of a folder, every image's prompt is in the
+options, the settings steps, scale, eta, strength, seed, images, ..., and init_image and mask. Of a folder, every image's prompt is in the
 .txt file beside it, if none is given for all. A line of a .jsonl is an object of the same names, with "image", and
 "control" and "name" if you like. Interrupt it when you like: what is done is kept, and the same command goes on.
 
@@ -129,7 +129,7 @@ def _again(given: argparse.Namespace) -> int:
                 made = again.make(record, lambda done, steps, z, bar=progress: bar.update(done - bar.n))
             written = save_png(given.out / path.name, made.image, made.record)
         except (OSError, ValueError, FloatingPointError) as error:
-            print(f"{path}: {error}", file=sys.stderr)
+            print(error if str(path) in str(error) else f"{path}: {error}", file=sys.stderr)
             failed += 1
             continue
         for change in made.changes:

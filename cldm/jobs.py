@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from annotator.images import SUFFIXES, caption_of, images_in
 from cldm.records import read_record
 from cldm.runner import Runner
-from cldm.settings import RANDOM_SEED, Settings
+from cldm.settings import LIMITS, RANDOM_SEED, Settings
 from cldm.weights.saving import written_whole
 
 JOBS_SUFFIX = ".jsonl"
-_FILES = ("image",)  # values that name files, from the folder of the file of jobs
+_FILES = ("image", "init_image", "mask")  # values that name files; in a file of jobs, from its folder
 _DIGITS = 10  # of the hash in a result's name
 _NOT_POSSIBLE = (OSError, ValueError, FloatingPointError)  # what one job may fail with, and the next go on
 
@@ -141,7 +141,7 @@ def names_of(runner: Runner) -> set[str]:
     own = {option.name for option in runner.demo.options}
     if runner.demo.detect_at is not None:
         own.add("detect_resolution")
-    return {"image", "is_map", "prompt", "resolution", *(setting.name for setting in fields(Settings)), *own}
+    return {*_FILES, "is_map", "prompt", "resolution", *(setting.name for setting in fields(Settings)), *own}
 
 
 def _do(job: Job, out: Path, runner: Runner, report: Report, begun: Callable[[Job | None, str], object]) -> None:
@@ -176,8 +176,9 @@ def _complete(job: Job, runner: Runner) -> dict[str, Any]:
         raise ValueError(
             f"{job.control} has no setting {', '.join(sorted(unknown))}; it has {', '.join(sorted(names_of(runner)))}"
         )
-    if not isinstance(job.values["prompt"], str):
-        raise ValueError(f"prompt must be a text, may be empty, got {job.values['prompt']!r}")
+    for name in {"prompt", *_FILES} & set(job.values):
+        if not isinstance(job.values[name], str):
+            raise ValueError(f"{name} must be a text, got {job.values[name]!r}")
     settings, resolution, _ = runner.defaults()
     own = {option.name: option.value for option in runner.demo.options}
     if runner.demo.detect_at is not None:
@@ -189,13 +190,13 @@ def _paths(out: Path, job: Job, values: Mapping[str, Any], runner: Runner) -> li
     """Where the images of a job belong."""
     usual = asdict(Settings())
     asked = {name: value for name, value in values.items() if name not in usual or value != usual[name]}
-    for name in _FILES:
+    for name in set(_FILES) & set(values):
         asked[name] = hashlib.sha256(Path(values[name]).read_bytes()).hexdigest()
     files = [(path.name, path.stat().st_size) for path in (runner.files().config, *runner.files().checkpoints)]
     text = json.dumps([job.control, asked, files], sort_keys=True)
     stem = f"{job.name}-{hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]}"
     count = values["images"]
-    if not isinstance(count, int) or count == 1:
+    if count == 1 or count not in range(1, int(LIMITS["images"].highest) + 1):  # others are refused later
         return [out / f"{stem}.png"]
     return [out / f"{stem}-{index}.png" for index in range(count)]
 
@@ -225,7 +226,8 @@ def _from_line(file: Path, number: int, line: bytes, control: str | None, values
         return Problem(source, f"expected a JSON object, got something else: {error}")
     if not isinstance(own, dict) or not isinstance(own.get("image"), str):
         return Problem(source, 'expected a JSON object such as {"image": "cat.png", "prompt": "a cat"}')
-    image = file.parent / own.pop("image")
+    own |= {name: str(file.parent / own[name]) for name in _FILES if isinstance(own.get(name), str)}
+    image = Path(own.pop("image"))
     control, name = own.pop("control", control), own.pop("name", image.stem)
     if not isinstance(control, str):
         return Problem(source, 'expected a "control", here or for all')

@@ -18,6 +18,7 @@ from cldm.maps import MapMaker, MapRequest
 from cldm.model_files import ModelFiles, find_model
 from cldm.records import ControlMap, FileHashes, Record, Runtime, WeightsFile, png_of, save_png
 from cldm.settings import LIMITS, Limit, Settings, check_number
+from cldm.starts import read_start
 
 RESOLUTION_STEP = 64
 _RESOLUTIONS = Limit(256, 768, True)
@@ -152,7 +153,7 @@ class Runner:
 
         Args:
             values: "image", a file's path or a `Drawing`, "is_map", "prompt", "resolution", "detect_resolution", the
-                fields of `Settings` and the options by name.
+                fields of `Settings` and the options by name; files as "init_image" and "mask" to repaint.
             tell: See `Tell`.
 
         Raises:
@@ -164,6 +165,7 @@ class Runner:
         picture = read_upload(values.get("image"))
         tell(Update(0.0, "Making the control map"))
         control_map = self.maps.make(picture, request)
+        start = read_start(values, control_map.shape[:2])
         folder = self.new_folder()
         shown = self._shown(folder, control_map)
         tell(Update(0.0, "Waiting for the model", shown))
@@ -182,6 +184,7 @@ class Runner:
                 progress=lambda done, steps, z: tell(
                     Update(done / (steps + 1), f"Step {done} of {steps}", shown, loaded.colours(z))
                 ),
+                **start.arrays(),
             )
             tell(Update(1.0, "Saving", shown))
         *weights, config = loaded.hashes.result()
@@ -191,6 +194,7 @@ class Runner:
             result.seeds[0],
             controls=(self._map_record(control_map, request, values),),
             resolution=request.resolution,
+            **start.pngs(),
             weights=tuple(weights),
             config=config,
             runtime=loaded.runtime,

@@ -2,6 +2,8 @@
 
 import io
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -153,6 +155,16 @@ def test_a_picked_seed_makes_the_image_again(client, picture):
     first, seed, _ = client.predict(image=handle_file(picture), steps=1, api_name="/run")
     again, _, _ = client.predict(image=handle_file(picture), steps=1, seed=int(seed), api_name="/run")
     assert Path(first[1]["image"]).read_bytes() == Path(again[1]["image"]).read_bytes()
+
+
+def test_the_tool_makes_an_apps_image_again_to_the_byte_from_its_metadata_alone(client, picture, tmp_path):
+    gallery, *_ = client.predict(image=handle_file(picture), prompt="a bird", steps=2, images=2, api_name="/run")
+    saved = [item["image"] for item in gallery[1:]]
+    command = [sys.executable, "tool_generate.py", "--out", str(tmp_path / "again"), "--again", *saved]
+    done = subprocess.run(command, cwd=STAR.parent.parent, capture_output=True, text=True, check=True)
+    assert done.stdout.count("the same bytes as") == 2
+    for path in map(Path, saved):
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_ten_people_who_press_run_at_once_all_get_their_images(app, picture):

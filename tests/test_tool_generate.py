@@ -107,8 +107,8 @@ def test_every_app_is_a_control():
             ["in", "--control", "canny", "steps=all"],
             "in/small.png: steps must be a whole number from 1 to 100, got 'all'",
         ),
-        (["--again", "in/small.png"], "in/small.png has nothing in it about how it was made"),
-        (["--again", "in/small.png", "steps=3"], "error: --again takes everything from the image, got steps=3 as well"),
+        (["--again", "in/small.png"], "^in/small.png has nothing in it about how it was made"),
+        (["steps=3", "--again", "in/small.png"], "error: --again takes everything from the image, got steps=3 as well"),
     ],
 )
 def test_mistakes_are_one_line(run, tmp_path, capsys, arguments, complaint):

@@ -14,7 +14,7 @@ from annotator.canny import CannyDetector
 from annotator.hed import HEDdetector
 from cldm.apps import Demo, Slider
 from cldm.jobs import Job, Problem, jobs_from, names_of, run_jobs
-from cldm.records import read_record
+from cldm.records import pixels_of, read_record
 from cldm.runner import Machine, Runner
 
 DEMO = Demo("Canny", "canny", CannyDetector, (Slider("Low", 1, 255, 100), Slider("High", 1, 255, 200)))
@@ -154,6 +154,22 @@ def test_lines_have_names_of_their_own(folder, tmp_path):
     ]
 
 
+def test_a_line_repaints_a_part_of_an_image(runner, folder, tmp_path):
+    start = Image.new("RGB", (32, 32), (30, 60, 90))
+    start.save(folder / "start.png")
+    Image.fromarray(np.repeat([[0, 255]], 32, axis=0).astype(np.uint8).repeat(16, axis=1)).save(folder / "mask.png")
+    asked = {"image": "a.png", "init_image": "start.png", "mask": "mask.png", "denoise": 0.6, "steps": 2, "seed": 2}
+    report = run(write_lines(folder, asked, {**asked, "init_image": "absent.png"}), tmp_path / "out", runner)
+    assert report.made == 1
+    assert "absent.png" in report.problems[0].reason
+    (path,) = (tmp_path / "out").iterdir()
+    pixels, record = np.asarray(Image.open(path)), read_record(path)
+    assert (pixels[:, :32] == (30, 60, 90)).all()
+    assert not (pixels[:, 32:] == (30, 60, 90)).all(axis=2).any()
+    assert np.array_equal(pixels_of(record.init_image), np.asarray(start.resize((64, 64))))
+    assert np.array_equal(pixels_of(record.mask)[0], [0] * 32 + [255] * 32)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -177,7 +193,14 @@ def test_malformed_lines_are_listed_by_number(folder, tmp_path, line, message):
 
 
 def test_impossible_values_of_a_line_are_listed(runner, folder, tmp_path):
-    wrong = [{"steps": 0}, {"steps": "many"}, {"warmth": 3}, {"images": 2.5}, {"prompt": None}, {"image": "absent.png"}]
+    wrong = [
+        {"steps": 0},
+        {"steps": "many"},
+        {"warmth": 3},
+        {"images": 10**9},
+        {"prompt": None},
+        {"image": "absent.png"},
+    ]
     file = write_lines(folder, *({"image": "a.png", **QUICK, **values} for values in wrong))
     jobs, _ = jobs_from(file, "canny", {}, tmp_path / "out")
     report = run_jobs(jobs, tmp_path / "out", lambda control: runner)
@@ -187,8 +210,8 @@ def test_impossible_values_of_a_line_are_listed(runner, folder, tmp_path):
     assert reasons[0] == "steps must be a whole number from 1 to 100, got 0"
     assert reasons[1] == "steps must be a whole number from 1 to 100, got 'many'"
     assert reasons[2].startswith("canny has no setting warmth; it has added_prompt, ")
-    assert reasons[3] == "images must be a whole number from 1 to 12, got 2.5"
-    assert reasons[4] == "prompt must be a text, may be empty, got None"
+    assert reasons[3] == "images must be a whole number from 1 to 12, got 1000000000"
+    assert reasons[4] == "prompt must be a text, got None"
     assert "absent.png" in reasons[5]
 
 

@@ -1,0 +1,59 @@
+"""What image-to-image and inpainting start from: files to arrays of the control map's size."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from annotator.images import read_image
+from annotator.util import HWC3, resize
+from cldm.records import png_of
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """An image to start from, and where to repaint it.
+
+    Attributes:
+        image: uint8 RGB, (h, w, 3); None to start from noise.
+        mask: uint8, (h, w), above 127 where to repaint; None for everywhere.
+    """
+
+    image: np.ndarray | None = None
+    mask: np.ndarray | None = None
+
+    def arrays(self) -> dict[str, np.ndarray | None]:
+        """As `cldm.pipeline.generate` takes them."""
+        return {"image": self.image, "mask": self.mask}
+
+    def pngs(self) -> dict[str, bytes | None]:
+        """As `cldm.records.Record` takes them."""
+        pictures = {"init_image": self.image, "mask": self.mask}
+        return {name: None if pixels is None else png_of(pixels) for name, pixels in pictures.items()}
+
+
+def read_start(values: Mapping[str, Any], size: tuple[int, int]) -> Start:
+    """Read what a job names as "init_image" and "mask", and scale it to the control map's size.
+
+    Args:
+        values: Files by these names; either may be left out.
+        size: Height and width.
+
+    Raises:
+        ValueError: If a file is no picture, or there is a mask without an image.
+    """
+    image, mask = (values.get(name) for name in ("init_image", "mask"))
+    if image is None and mask is not None:
+        raise ValueError("expected an init_image together with the mask, which says where to repaint it")
+    return Start(
+        None if image is None else _scaled(HWC3(read_image(image)), size),
+        None if mask is None else resize(HWC3(read_image(mask)).max(axis=2), size, cv2.INTER_NEAREST),
+    )
+
+
+def _scaled(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """In the way in which the control map's picture is scaled."""
+    grows = size[0] > image.shape[0]
+    return image if image.shape[:2] == size else resize(image, size, cv2.INTER_LANCZOS4 if grows else cv2.INTER_AREA)
