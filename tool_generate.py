@@ -6,9 +6,10 @@ python tool_generate.py jobs.jsonl --out images
 python tool_generate.py --again birds/bird-3f2a910c55.png --out again
 
 NAME=VALUE is anything that the control's app has: prompt, resolution, detect_resolution, is_map, its detector's
-options, the settings steps, scale, eta, strength, seed, images, ..., and init_image and mask. Of a folder, every image's prompt is in the
-.txt file beside it, if none is given for all. A line of a .jsonl is an object of the same names, with "image", and
-"control" and "name" if you like. Interrupt it when you like: what is done is kept, and the same command goes on.
+options, and the settings steps, scale, eta, strength, seed, images, ...; init_image and mask are files to repaint. Of a
+folder, every image's prompt is in the .txt file beside it, if none is given for all. A line of a .jsonl is an object of
+the same names, with "image", and "control" and "name" if you like. Interrupt it when you like: what is done is kept,
+and the same command goes on.
 
 --again makes an image that an app or this tool has saved once more, from what is in its file, to the byte on the same
 machine, and says what is different if anything is.
