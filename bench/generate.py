@@ -1,7 +1,7 @@
-"""Time a generation from files to image beside diffusers' StableDiffusionControlNetPipeline, at Stable Diffusion 1.5's size.
+"""Time a generation from files to image beside diffusers' StableDiffusionControlNetPipeline, at full size.
 
 Run `python -m bench.generate` in the project's root. It writes the same random weights in both programs' layouts to a
-temporary folder (11 GB), and then runs each in a process of its own, one after the other: 512 x 512 pixels, guidance
+temporary folder (11 GB), and then runs each in a process of its own, one after the other: SD 1.5, 512 pixels, guidance
 on, float32, CPU. Nothing is compiled; the files are in the page cache if there is memory for them; importing is not
 counted. Both start from the same noise, and their images are compared. Ends with an error above the agreed ratios.
 """
@@ -158,6 +158,7 @@ def write_ours(config: str, folder: Path) -> None:
 def write_theirs(config: str, folder: Path) -> None:
     """The same weights as a folder for `from_pretrained`."""
     from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+
     from tests.diffusers_names import autoencoder_names, controlnet_names, copy_weights, unet_names
 
     loaded: ControlLDM = load(ModelFiles(Path(config), (folder / "ours.safetensors",)), "cpu", "float32").ldm
