@@ -74,9 +74,9 @@ def repainted(original: np.ndarray, painted: np.ndarray, mask: np.ndarray, borde
         border: Pixels inside the mask over which the one turns into the other.
     """
     inside = mask > _INSIDE
-    if not border:
+    if not border or inside.all():
         return np.where(inside[..., None], painted, original)
-    depth = distance_transform_edt(np.pad(inside, 1, mode="edge"))[1:-1, 1:-1]  # 1 for the outermost pixels inside
+    depth = distance_transform_edt(inside)  # 1 for the outermost pixels inside
     share = np.clip(depth / (border + 1), 0, 1)[..., None]
     return np.rint(original + share * (painted.astype(np.float64) - original)).astype(np.uint8)
 

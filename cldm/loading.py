@@ -85,7 +85,11 @@ def load(
     else:
         for module in (ldm, *networks):
             module.to(chosen)
-    return LoadedModel(ldm, (ldm.control_model, *networks), chosen, save_memory)
+    controls_in_order = (ldm.control_model, *networks)
+    if compile:
+        for network in (ldm.model.diffusion_model, *controls_in_order):
+            network.compile()
+    return LoadedModel(ldm, controls_in_order, chosen, save_memory)
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:

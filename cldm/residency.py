@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
 
 import torch
 from torch import nn
@@ -16,12 +15,21 @@ def on_device(device: torch.device, *modules: nn.Module) -> Iterator[None]:
         device: Where they are to compute.
         modules: Not changed meanwhile.
     """
-    tensors = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules)
-    visitors = {tensor: tensor.data for tensor in tensors if tensor.device != device}
+    parts = [part for module in modules for part in module.modules()]
+    visitors = [
+        (held, name, tensor, tensor.data)
+        for part in parts
+        for held in (part._parameters, part._buffers)
+        for name, tensor in held.items()
+        if tensor is not None and tensor.device != device
+    ]
     try:
-        for tensor, resting in visitors.items():
-            tensor.data = resting.to(device)
+        if visitors:
+            for module in modules:
+                module.to(device)
         yield
     finally:
-        for tensor, resting in visitors.items():
-            tensor.data = resting
+        for held, name, tensor, resting in visitors:
+            if tensor.device != resting.device:
+                tensor.data = resting
+            held[name] = tensor

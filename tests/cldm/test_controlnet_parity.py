@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers import ControlNetModel, MultiControlNetModel, UNet2DConditionModel
 
 from cldm.cldm import ControlledUnetModel, ControlNet
+from cldm.conditions import EncodedControl, summed
 from diffusers_names import controlnet_names, copy_weights, random_weights, unet_names
 from parity import assert_close
 
@@ -66,3 +67,27 @@ def test_control_and_controlled_prediction_are_diffusers(style):
     ).sample
     assert_close(unet(x, t, context, control), controlled)
     assert_close(unet(x, t, context), their_unet(x, t, context).sample, "without control")
+
+
+@torch.no_grad()
+def test_several_controlnets_are_diffusers_multi_controlnet():
+    our_style, their_style = STYLES["15"]
+    ours, theirs = [], []
+    for seed in (0, 1):
+        ours.append(ControlNet(hint_channels=3, **PARAMS, **our_style).eval())
+        random_weights(ours[-1], seed)
+        theirs.append(ControlNetModel(**THEIRS, **their_style).eval())
+        copy_weights(ours[-1], theirs[-1], controlnet_names(theirs[-1]))
+    generator = torch.Generator().manual_seed(2)
+    x, context = torch.randn(2, 4, 8, 12, generator=generator), torch.randn(2, 7, 12, generator=generator)
+    hints = [torch.rand(1, 3, 64, 96, generator=generator) for _ in ours]
+    t, weights = torch.tensor([501, 501]), [0.7, 1.3]
+    controls = [
+        EncodedControl(network, network.encode_hint(hint), [weight] * 10)
+        for network, hint, weight in zip(ours, hints, weights, strict=True)
+    ]
+    result = summed([control.outputs(x, t, control.network.text_keys(context)) for control in controls])
+    both = [hint.expand(2, -1, -1, -1) for hint in hints]
+    down, middle = MultiControlNetModel(theirs)(x, t, context, both, weights, return_dict=False)
+    for number, (c, e) in enumerate(zip(result, [*down, middle], strict=True)):
+        assert_close(c, e, f"connection {number}")

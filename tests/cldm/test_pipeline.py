@@ -1,17 +1,23 @@
 """From control map and prompt to images, on a tiny ControlLDM whose weights follow from their names."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 import tiny
 from cldm.cldm import ControlLDM
+from cldm.conditions import EncodedControl
+from cldm.loading import LoadedModel
 from cldm.pipeline import SAMPLERS as pipeline_samplers
-from cldm.pipeline import ModelFiles, Settings, choose_precision, generate, load
+from cldm.pipeline import Control, Settings, generate
 from cldm.settings import SAMPLERS
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.dpm_solver import DPMSolverSampler
 from ldm.models.diffusion.uni_pc import UniPCSampler
+from ldm.modules.attention import BasicTransformerBlock
 
 SAMPLER_CLASSES = {"ddim": DDIMSampler, "dpm++": DPMSolverSampler, "unipc": UniPCSampler}
 QUICK = Settings(steps=3, seed=5, scale=4.0)
@@ -189,47 +195,183 @@ def test_a_wrong_control_map_is_refused(model, wrong, message):
         generate(model, wrong, "", QUICK)
 
 
-def test_precision_by_name_and_device():
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert choose_precision("auto", cpu) is torch.float32
-    assert choose_precision("auto", torch.device("mps")) is torch.float32
-    assert choose_precision("auto", cuda) is torch.float16
-    assert choose_precision("bfloat16", cpu) is torch.bfloat16
-    with pytest.raises(ValueError, match="precision must be auto, float32, bfloat16, float16, got 'half'"):
-        choose_precision("half", cpu)
+@pytest.mark.parametrize("hidden", ["guess_mode", "cfg_resolution_weighting"])
+def test_where_the_unconditional_pass_sees_no_control_it_costs_no_controlnet(model, edges, hidden):
+    sizes = []
+    with model.control_model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0]))):
+        generate(model, edges, "a bird", changed(images=2, **{hidden: True}))
+    assert sizes == [2] * 3
+
+
+def test_the_texts_keys_and_values_are_computed_once_for_all_steps(model, edges):
+    blocks = [m for m in model.modules() if isinstance(m, BasicTransformerBlock)]
+    projections = [projection for block in blocks for projection in (block.attn2.to_k, block.attn2.to_v)]
+    calls = []
+    hooks = [p.register_forward_hook(lambda module, *_: calls.append(module)) for p in projections]
+    generate(model, edges, "a bird", QUICK)
+    for hook in hooks:
+        hook.remove()
+    assert len(blocks) == 12
+    assert sorted(map(id, calls)) == sorted(map(id, projections))
+
+
+def test_resolution_weighting_is_the_papers(model, edges):
+    image = generate(model, edges, "a bird", changed(cfg_resolution_weighting=True, strength=0.5)).images[0]
+    weighted = {"c_concat": [hint_of(edges)], "control_scales": [0.5, 0.5, 1.0, 1.0, 1.0]}
+    assert_same_image(image, by_hand(model, edges, "a bird", QUICK, weighted, {"c_concat": None}))
+    assert differs(image, generate(model, edges, "a bird", changed(strength=0.5)).images[0])
+
+
+def test_several_controls_are_summed(model, edges):
+    turned = np.ascontiguousarray(edges[:, ::-1, ::-1])
+    controls = [Control(edges, weight=0.5), Control(turned, weight=1.5, model=0)]
+    encode = model.control_model.encode_hint
+    encoded = [EncodedControl(model.control_model, encode(hint_of(c.map)), [c.weight] * 5) for c in controls]
+    image = generate(model, controls, "a bird", QUICK).images[0]
+    assert_same_image(image, by_hand(model, edges, "a bird", QUICK, {"controls": encoded}, {"controls": encoded}))
+    assert differs(image, generate(model, edges, "a bird", QUICK).images[0])
+    one = generate(model, [Control(edges, weight=0.5), Control(edges, weight=0.5, model=0)], "a bird", QUICK)
+    assert_same_image(one.images[0], generate(model, edges, "a bird", QUICK).images[0])
+
+
+def test_a_control_acts_in_its_share_of_the_steps_alone(model, edges):
+    seen = []
+    with model.control_model.register_forward_pre_hook(lambda _, inputs: seen.append(int(inputs[2][0]))):
+        part = generate(model, Control(edges, start=0.3, end=0.7), "a bird", changed(steps=4)).images[0]
+    assert seen == [501]  # the third of 751, 501, 251, 1 would end after the share
+    assert differs(part, generate(model, edges, "a bird", changed(steps=4)).images[0])
+    never = generate(model, Control(edges, start=0.3, end=0.4), "a bird", QUICK).images[0]
+    assert np.array_equal(never, generate(model, None, "a bird", QUICK, size=(64, 128)).images[0])
+
+
+def test_no_control_is_strength_zero(model, edges):
+    expected = generate(model, edges, "a bird", changed(strength=0)).images[0]
+    assert np.array_equal(generate(model, None, "a bird", QUICK, size=(64, 128)).images[0], expected)
+    assert generate(model, None, "a bird", changed(steps=1)).images[0].shape == (64, 64, 3), "the config's image_size"
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
-    config, checkpoint = tiny.write_model(tmp_path_factory.mktemp("model"))
-    return ModelFiles(config, (checkpoint,))
+def photo() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (2, 4, 3), np.uint8).repeat(32, 0).repeat(32, 1)
 
 
-def test_a_loaded_model_gives_the_same_image(files, model, edges):
-    loaded = load(files, "cpu")
-    assert not any(p.requires_grad for p in loaded.parameters())
-    assert not loaded.training
-    assert np.array_equal(
-        generate(loaded, edges, "a bird", QUICK).images[0], generate(model, edges, "a bird", QUICK).images[0]
+def test_an_image_to_start_from_goes_through_its_share_of_the_steps(model, edges, photo):
+    z = model.scale_factor * model.encode_first_stage(torch.from_numpy(photo / 127.5 - 1).permute(2, 0, 1)[None]).mean
+    hint = {
+        "controls": [EncodedControl(model.control_model, model.control_model.encode_hint(hint_of(edges)), [1.0] * 5)]
+    }
+    context, negative = (
+        model.get_learned_conditioning([t]) for t in (f"a bird, {QUICK.added_prompt}", QUICK.negative_prompt)
     )
+    noise = torch.randn(4, 8, 16, generator=torch.Generator("cpu").manual_seed(5))[None]
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        clip_sample=False,
+        set_alpha_to_one=False,
+    )
+    scheduler.set_timesteps(4)
+    timesteps = scheduler.timesteps[2:]
+    x = scheduler.add_noise(z, noise, timesteps[:1])
+    for t in timesteps:
+        without, given = (model.apply_model(x, t[None], {"c_crossattn": [c], **hint}) for c in (negative, context))
+        x = scheduler.step(without + 4 * (given - without), t, x).prev_sample
+    expected = np.clip(np.rint((model.decode_first_stage(x)[0].permute(1, 2, 0).numpy() + 1) * 127.5), 0, 255)
+    calls = []
+    image = generate(
+        model, edges, "a bird", changed(steps=4, denoise=0.5), lambda *call: calls.append(call[:2]), image=photo
+    ).images[0]
+    assert_same_image(image, expected.astype(np.uint8))
+    assert calls == [(1, 2), (2, 2)]
 
 
-def test_in_float16_the_autoencoder_stays_in_float32(files):
-    loaded = load(files, "cpu", "float16")
-    assert loaded.model.diffusion_model.dtype is loaded.control_model.dtype is torch.float16
-    assert loaded.first_stage_model.dtype is loaded.alphas_cumprod.dtype is torch.float32
+def test_denoising_nothing_gives_what_the_autoencoder_makes_of_the_image(model, edges, photo):
+    z = model.encode_first_stage(torch.from_numpy(photo / 127.5 - 1).permute(2, 0, 1)[None]).mean
+    expected = np.clip(np.rint((model.first_stage_model.decode(z)[0].permute(1, 2, 0).numpy() + 1) * 127.5), 0, 255)
+    result = generate(model, edges, "a bird", changed(denoise=0.0, images=2), image=photo)
+    for image in result.images:
+        assert_same_image(image, expected.astype(np.uint8))
 
 
-def test_bfloat16_gives_about_the_same_image(files, model, edges):
-    expected = generate(model, edges, "a bird", QUICK).images[0].astype(int)
-    image = generate(load(files, "cpu", "bfloat16"), edges, "a bird", QUICK).images[0].astype(int)
-    assert 0 < np.abs(image - expected).mean() < 8
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_mask_keeps_everything_outside_to_the_bit(model, edges, photo, sampler):
+    mask = np.zeros((64, 128), np.uint8)
+    mask[10:50, 30:101] = 255
+    settings = changed(sampler=sampler, denoise=0.7 if sampler == "ddim" else 1.0)
+    image = generate(model, edges, "a bird", settings, image=photo, mask=mask).images[0]
+    assert np.array_equal(image[mask == 0], photo[mask == 0])
+    assert np.abs(image[mask > 0].astype(int) - photo[mask > 0]).mean() > 5
+    soft = generate(model, edges, "a bird", replace(settings, mask_border=6), image=photo, mask=mask).images[0]
+    assert np.array_equal(soft[mask == 0], photo[mask == 0])
+    assert np.array_equal(soft[20:40, 40:90], image[20:40, 40:90])
+    assert not np.array_equal(soft, image)
 
 
-def test_what_cannot_be_loaded_is_an_error(files, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"absent.pth"):
-        load(ModelFiles(files.config, (tmp_path / "absent.pth",)), "cpu")
-    with pytest.raises(ValueError, match="device 'abacus' cannot be used here"):
-        load(files, "abacus")
-    with pytest.raises(ValueError, match="precision must be auto"):
-        load(files, "cpu", "half")
+def test_repainting_sees_what_is_kept(model, edges, photo):
+    mask = np.zeros((64, 128), np.uint8)
+    mask[:, 64:] = 255
+    one = generate(model, edges, "a bird", QUICK, image=photo, mask=mask).images[0]
+    changed_photo = photo.copy()
+    changed_photo[:, :64] = 255 - photo[:, :64]
+    two = generate(model, edges, "a bird", QUICK, image=changed_photo, mask=mask).images[0]
+    assert np.abs(one[:, 64:].astype(int) - two[:, 64:]).max() > 2
+
+
+@pytest.mark.parametrize("more", [{}, {"guess_mode": True, "images": 2}])
+def test_saving_memory_gives_the_same_images(model, edges, photo, more, monkeypatch):
+    monkeypatch.setattr("ldm.modules.diffusionmodules.strips.STRIP_NUMBERS", 2**15)
+    saving = LoadedModel(model, (model.control_model,), torch.device("cpu"), save_memory=True)
+    settings = changed(denoise=0.7, **more)
+    for ours, theirs in zip(
+        generate(saving, edges, "a bird", settings, image=photo).images,
+        generate(model, edges, "a bird", settings, image=photo).images,
+        strict=True,
+    ):
+        assert_same_image(ours, theirs)
+
+
+def sd21(parameterization: str) -> ControlLDM:
+    """A tiny model in the style of Stable Diffusion 2.1."""
+    encoder = tiny.encoder_params("21")
+    unet = {"target": "cldm.cldm.ControlledUnetModel", "params": {"out_channels": 4, **encoder}}
+    control = {"target": "cldm.cldm.ControlNet", "params": {"hint_channels": 3, **encoder}}
+    text = {
+        "target": "ldm.modules.encoders.modules.FrozenOpenCLIPEmbedder",
+        "params": {"width": 48, "layers": 2, "heads": 4, "layer": "penultimate"},
+    }
+    return tiny.control_ldm(parameterization, unet_config=unet, control_stage_config=control, cond_stage_config=text)
+
+
+@pytest.mark.parametrize("parameterization", ["eps", "v"])
+def test_stable_diffusion_2(edges, parameterization):
+    model, settings = sd21(parameterization), changed(long_prompts=True, images=2)
+    prompt = "a bird on a tree " * 20
+    batch = generate(model, edges, prompt, settings)
+    assert_same_image(batch.images[1], generate(model, edges, prompt, replace(settings, seed=6, images=1)).images[0])
+    cut = generate(model, edges, prompt, replace(settings, long_prompts=False))
+    assert differs(batch.images[0], cut.images[0])
+    assert batch.notices == ()
+    assert len(cut.notices) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "message"),
+    [
+        ({"image": np.zeros((64, 64, 3), np.uint8)}, {"denoise": 0.5}, r"control_map \(64, 128\), image \(64, 64\)"),
+        ({"image": np.zeros((64, 128, 3), np.uint8)}, {}, "denoise must be below 1 with an image and no mask"),
+        ({}, {"denoise": 0.5}, "denoise must be 1 without an image to start from, got 0.5"),
+        ({"mask": np.zeros((64, 128), np.uint8)}, {}, "expected an image together with the mask"),
+        ({"size": (64, 100)}, {}, r"size must be height and width, multiples of 64, got \(64, 100\)"),
+        ({"size": (64, 64)}, {}, r"of one size, got control_map \(64, 128\), size \(64, 64\)"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_named(model, edges, arguments, changes, message):
+    with pytest.raises(ValueError, match=message):
+        generate(model, edges, "", changed(**changes), **arguments)
+
+
+def test_a_control_for_a_network_that_is_not_there_is_named(model, edges):
+    with pytest.raises(ValueError, match=r"there is no ControlNet 1 for control 1: 1 are loaded"):
+        generate(model, [Control(edges), Control(edges)], "", QUICK)

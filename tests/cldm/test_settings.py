@@ -71,12 +71,30 @@ def test_each_image_has_a_seed_and_a_random_one_is_picked_anew():
         Settings(seed=2**32 - 1, images=2)
 
 
+REDUCTIONS = [1, 1, 1, 2, 2, 2, 4, 4, 4, 8, 8, 8, 8]
+"""Of Stable Diffusion's connections."""
+
+
 def test_guess_mode_weakens_the_outer_connections():
-    assert Settings(strength=0.5).control_scales(13) == [0.5] * 13
-    scales = Settings(strength=2.0, guess_mode=True).control_scales(13)
+    assert Settings(strength=0.5).control_scales(REDUCTIONS) == [0.5] * 13
+    scales = Settings(strength=2.0, guess_mode=True).control_scales(REDUCTIONS)
     assert scales[-1] == 2.0
     assert scales[0] == pytest.approx(2 * 0.825**12)
     assert scales[11] == pytest.approx(2 * 0.825)
+
+
+def test_resolution_weighting_is_the_papers():
+    scales = Settings(strength=0.5, cfg_resolution_weighting=True).control_scales(REDUCTIONS)
+    heights = [64 // reduction for reduction in REDUCTIONS]  # of the connections at 512 pixels
+    assert scales == [0.5 * 64 / height for height in heights]
+
+
+def test_the_unconditional_pass_sees_the_control_unless_one_of_the_two_hides_it():
+    assert Settings().control_in_both_passes
+    assert not Settings(guess_mode=True).control_in_both_passes
+    assert not Settings(cfg_resolution_weighting=True).control_in_both_passes
+    with pytest.raises(ValueError, match="guess_mode and cfg_resolution_weighting weigh the same connections"):
+        Settings(guess_mode=True, cfg_resolution_weighting=True)
 
 
 def test_prompts_are_joined_by_a_comma_where_both_are_there():

@@ -7,7 +7,14 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor
 
 from diffusers_names import random_weights
-from ldm.modules.attention import GEGLU, BasicTransformerBlock, CrossAttention, FeedForward, SpatialTransformer
+from ldm.modules.attention import (
+    GEGLU,
+    BasicTransformerBlock,
+    CrossAttention,
+    FeedForward,
+    SpatialTransformer,
+    text_keys,
+)
 from parity import assert_close
 
 
@@ -130,3 +137,15 @@ def test_recomputing_gives_the_same_gradients():
 def test_norm_before_a_transformer_has_the_published_epsilon_and_given_groups():
     norm = SpatialTransformer(32, 4, 8, context_dim=12, num_groups=4).norm
     assert (norm.eps, norm.num_groups) == (1e-6, 4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("disable_self_attn", [False, True])
+def test_a_prompts_keys_and_values_stand_for_its_tokens(disable_self_attn):
+    network = SpatialTransformer(32, 4, 8, depth=2, context_dim=12, disable_self_attn=disable_self_attn).eval()
+    random_weights(network, seed=0)
+    x, context = normal(2, 32, 4, 4), normal(2, 5, 12, seed=1)
+    keys = text_keys(network, context)
+    assert len(keys) == (4 if disable_self_attn else 2)
+    assert all(k.shape == v.shape == (2, 4, 5, 8) for k, v in keys.values())
+    assert torch.equal(network(x, keys), network(x, context))

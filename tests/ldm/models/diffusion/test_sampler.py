@@ -8,6 +8,7 @@ from torch import Tensor
 from denoisers import SHAPE, ExactModel, Wobbly, start
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.dpm_solver import DPMSolverSampler
+from ldm.models.diffusion.prediction import add_noise, eps_and_z
 from ldm.models.diffusion.sampler import standard_normal
 from ldm.models.diffusion.uni_pc import UniPCSampler
 
@@ -139,3 +140,33 @@ def test_progress_is_shown_unless_it_is_not_wanted(sampler, capsys):
 def test_wrong_arguments_are_named(sampler, arguments, message):
     with pytest.raises(ValueError, match=message):
         sampler(ExactModel(0.0, 1.0)).sample(**{"S": 3, "batch_size": 2, "shape": SHAPE, "verbose": False, **arguments})
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_an_image_takes_the_place_of_the_first_steps(sampler):
+    z, noise = 0.5 * start().flip(0), start()
+    model, calls = ExactModel(0.0, 1.0), []
+    x, _ = sampler(model).sample(
+        10, 2, SHAPE, x0=z, skip=6, x_T=noise, verbose=False, img_callback=lambda z, i: calls.append(i)
+    )
+    times = sampler(model).timesteps(10)[6:]
+    assert model.times == times[:-1]
+    assert calls == [0, 1, 2, 3]
+    abars = model.alphas_cumprod[times]
+    first = add_noise(z, noise, abars[0])
+    *_, (expected, _) = sampler(model).solve(_exact_look(model, abars), first, abars, 0.0, lambda: noise)
+    torch.testing.assert_close(x, expected)
+
+
+def _exact_look(model, abars):
+    def look(x, i):
+        t = torch.full((len(x),), (model.alphas_cumprod == abars[i]).nonzero().item())
+        return x, *eps_and_z(model.apply_model(x, t, {}), x, abars[i], "eps")
+
+    return look
+
+
+@pytest.mark.parametrize("skip", [-1, 10])
+def test_not_all_steps_can_be_left_out(skip):
+    with pytest.raises(ValueError, match=f"skip must be at least 0 and below the number of steps, 10, got {skip}"):
+        SAMPLERS[0](ExactModel(0.0, 1.0)).sample(10, 2, SHAPE, x0=start(), skip=skip, verbose=False)

@@ -197,3 +197,14 @@ def test_a_whole_network_can_be_pickled_as_processes_need_it():
     again = pickle.loads(pickle.dumps(network))
     with torch.no_grad():
         assert torch.equal(again(*inputs()), network(*inputs()))
+
+
+def test_skips_say_how_much_smaller_than_the_latent_they_are():
+    encoder = UNetEncoder(**PARAMS, num_heads=4).eval()
+    x, t, context = torch.randn(1, 4, 8, 8), torch.tensor([5]), torch.randn(1, 3, 12)
+    with torch.no_grad():
+        *skips, middle = encoder.encode(x, encoder.embed(t), context)
+        with_keys = list(encoder.encode(x, encoder.embed(t), encoder.text_keys(context)))
+    assert encoder.skip_reductions == [8 // skip.shape[2] for skip in skips]
+    assert encoder.downsampling == 8 // middle.shape[2]
+    assert all(torch.equal(a, b) for a, b in zip([*skips, middle], with_keys, strict=True))

@@ -6,7 +6,13 @@ import torch
 from open_clip.transformer import TextTransformer
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from ldm.modules.encoders.modules import FrozenCLIPEmbedder, FrozenOpenCLIPEmbedder, tokenize
+from ldm.modules.encoders.modules import (
+    FrozenCLIPEmbedder,
+    FrozenOpenCLIPEmbedder,
+    count_tokens,
+    tokenize,
+    tokenize_whole,
+)
 from parity import assert_close, fill_module, golden, published_names
 
 START, END = 49406, 49407
@@ -213,3 +219,18 @@ def test_other_models_are_refused(encoder, arguments, message):
 def test_layers_that_there_are_not_are_named(encoder, skip):
     with pytest.raises(ValueError, match=f"clip_skip must be between 1 and 3, the number of layers, got {skip}"):
         encoder(**SMALL)(PROMPTS, clip_skip=skip)
+
+
+@pytest.mark.parametrize("pad", [0, 49407])
+def test_whole_texts_are_rows_of_what_tokenizing_their_parts_gives(pad):
+    words = [f"bird {word}" for word in ("tree", "house", "sea")] * 30  # 180 tokens
+    text = " ".join(words)
+    assert count_tokens(text) == 180
+    ids = tokenize_whole([text, "a fish", ""], pad=pad)
+    assert ids.shape == (3, 3, 77)
+    parts = text.split()
+    expected = [" ".join(parts[i : i + 75]) for i in (0, 75, 150)]
+    assert torch.equal(ids[0], tokenize(expected, pad=pad))
+    assert torch.equal(ids[1], tokenize(["a fish", "", ""], pad=pad))
+    assert torch.equal(ids[2], tokenize(["", "", ""], pad=pad))
+    assert tokenize_whole("a fish").shape == (1, 1, 77)

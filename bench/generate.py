@@ -1,0 +1,243 @@
+"""Time a generation from files to image beside diffusers' StableDiffusionControlNetPipeline, at full size.
+
+Run `python -m bench.generate` in the project's root. It writes the same random weights in both programs' layouts to a
+temporary folder (11 GB), and then runs each in a process of its own, one after the other: SD 1.5, 512 pixels, guidance
+on, float32, CPU. Nothing is compiled; the files are in the page cache if there is memory for them; importing is not
+counted. Both start from the same noise, and their images are compared. Ends with an error above the agreed ratios.
+"""
+
+import argparse
+import gc
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.live_memory import LiveBytes
+from cldm.cldm import ControlLDM
+from cldm.loading import load
+from cldm.model import create_model, read_config
+from cldm.model_files import ModelFiles
+from cldm.pipeline import Settings, generate
+from cldm.weights.blueprint import Blueprint
+from cldm.weights.diffusers_config import diffusers_config
+from cldm.weights.saving import save_weights
+
+ALLOWED = {"step": 0.85, "start": 0.5, "memory": 0.9}
+"""Ours as a share of theirs: seconds a step, seconds from the load call to the first step, peak bytes of tensors."""
+
+PROMPT, SEED, SIDE, SCALE = "a bird on a tree", 1, 512, 9.0
+_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="models/cldm_v15.yaml")
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=1, help="of both; the best of each counts")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--folder", type=Path, help="for the files, by default the system's temporary one")
+    parser.add_argument("--side", choices=["ours", "theirs"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.side:
+        run = run_ours if options.side == "ours" else run_theirs
+        print(json.dumps(run(options.config, options.folder, options.steps)))
+        return
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        write_ours(options.config, Path(folder))
+        write_theirs(options.config, Path(folder))
+        turns = []
+        for _ in range(options.turns):
+            turns.append({side: _measured(side, options, folder) for side in ("ours", "theirs")})
+            _print_turn(turns[-1])
+        images = [np.load(Path(folder) / f"{side}.npy").astype(int) for side in ("ours", "theirs")]
+    difference = np.abs(images[0] - images[1])
+    print(f"images: {(difference <= 1).mean():.2%} of the values within 1, all within {difference.max()}\n")
+    print(f"{options.config}, {SIDE} pixels, {options.threads} threads, torch {torch.__version__}\n")
+    print("| | ours | diffusers | ratio | allowed |\n|---|---|---|---|---|")
+    best = {side: {name: min(turn[side][name] for turn in turns) for name in ALLOWED} for side in ("ours", "theirs")}
+    ratios = {name: best["ours"][name] / best["theirs"][name] for name in ALLOWED}
+    titles = {"step": "a step, s", "start": "load call to first step, s", "memory": "peak of live tensors, GB"}
+    for name, title in titles.items():
+        ours, theirs = best["ours"][name], best["theirs"][name]
+        print(f"| {title} | {ours:.2f} | {theirs:.2f} | {ratios[name]:.2f} | {ALLOWED[name]} |")
+    if any(ratios[name] > ALLOWED[name] for name in ALLOWED) or difference.max() > 2:
+        sys.exit("a ratio is above what is allowed, or the images differ")
+
+
+class Watch:
+    """Takes the time of the first call of a network and of the end of every step, and counts tensors throughout."""
+
+    def __init__(self) -> None:
+        self.begun = time.perf_counter()
+        self.first: float | None = None
+        self.ends: list[float] = []
+        self.memory = LiveBytes()
+
+    def network_called(self, *_: Any) -> None:
+        if self.first is None:
+            self.first = time.perf_counter()
+            self.memory.look_around()
+            self.ends.append(time.perf_counter())
+
+    def step_ended(self, *_: Any) -> dict[str, Any]:
+        self.ends.append(time.perf_counter())
+        return {}
+
+    def results(self) -> dict[str, float]:
+        assert self.first is not None
+        steps = np.diff(self.ends)
+        return {"step": float(steps.min()), "start": self.first - self.begun, "memory": self.memory.peak / 1e9}
+
+
+def run_ours(config: str, folder: Path, steps: int) -> dict[str, float]:
+    create_model("models/cldm_mini.yaml")  # imports what is imported late
+    gc.collect()
+    watch = Watch()
+    with watch.memory:
+        loaded = load(ModelFiles(Path(config), (folder / "ours.safetensors",)), "cpu", "float32")
+        for network in (loaded.ldm.control_model, loaded.ldm.model.diffusion_model):
+            network.register_forward_pre_hook(watch.network_called)
+        settings = Settings(steps=steps, scale=SCALE, seed=SEED, added_prompt="", negative_prompt="")
+        result = generate(loaded, _map(), PROMPT, settings, watch.step_ended)
+    np.save(folder / "ours.npy", result.images[0])
+    return watch.results()
+
+
+def run_theirs(config: str, folder: Path, steps: int) -> dict[str, float]:
+    from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+    from PIL import Image
+
+    noise = torch.randn(4, SIDE // 8, SIDE // 8, generator=torch.Generator("cpu").manual_seed(SEED))[None]
+    gc.collect()
+    watch = Watch()
+    with watch.memory:
+        control = ControlNetModel.from_pretrained(folder / "theirs" / "controlnet")
+        pipe = StableDiffusionControlNetPipeline.from_pretrained(
+            folder / "theirs", controlnet=control, safety_checker=None, feature_extractor=None
+        )
+        pipe.set_progress_bar_config(disable=True)
+        for network in (pipe.controlnet, pipe.unet):
+            network.register_forward_pre_hook(watch.network_called)
+        pixels = pipe(
+            PROMPT,
+            Image.fromarray(_map()),
+            num_inference_steps=steps,
+            guidance_scale=SCALE,
+            negative_prompt="",
+            latents=noise,
+            output_type="np",
+            callback_on_step_end=watch.step_ended,
+        ).images[0]
+    np.save(folder / "theirs.npy", np.rint(pixels * 255).astype(np.uint8))
+    return watch.results()
+
+
+def write_ours(config: str, folder: Path) -> None:
+    """Random weights for everything, of a size that keeps activations about 1."""
+    line = torch.randn(10**6 + 3, generator=torch.Generator().manual_seed(0))
+    blueprint, weights = Blueprint.of(create_model(config), config), {}
+    for name, shape in blueprint.shapes.items():
+        count = math.prod(shape)
+        values = line.repeat(count // len(line) + 1)[:count].reshape(shape)
+        if len(shape) > 1:
+            weights[name] = values / math.sqrt(count / shape[0])
+        else:
+            weights[name] = 0.1 * values + (1.0 if name.endswith("weight") else 0.0)
+    save_weights({**weights, **blueprint.schedule}, folder / "ours.safetensors")
+
+
+def write_theirs(config: str, folder: Path) -> None:
+    """The same weights as a folder for `from_pretrained`."""
+    from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+
+    from tests.diffusers_names import autoencoder_names, controlnet_names, copy_weights, unet_names
+
+    loaded: ControlLDM = load(ModelFiles(Path(config), (folder / "ours.safetensors",)), "cpu", "float32").ldm
+    target, params = folder / "theirs", read_config(config)["params"]
+    control = {k: v for k, v in diffusers_config(params["control_stage_config"]["params"]).items() if k[0] != "_"}
+    shared = {k: v for k, v in control.items() if not k.startswith("conditioning")}
+    up = [name.replace("Down", "Up") for name in reversed(control["down_block_types"])]
+    unet = {**shared, "out_channels": 4, "up_block_types": up, "sample_size": SIDE // 8}
+    first_stage = params["first_stage_config"]["params"]["ddconfig"]
+    widths = [first_stage["ch"] * mult for mult in first_stage["ch_mult"]]
+    autoencoder = {
+        "block_out_channels": widths,
+        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
+        "up_block_types": ["UpDecoderBlock2D"] * len(widths),
+        "layers_per_block": first_stage["num_res_blocks"],
+        "latent_channels": 4,
+        "scaling_factor": params["scale_factor"],
+    }
+    parts = {
+        "controlnet": (ControlNetModel, control, loaded.control_model, controlnet_names),
+        "unet": (UNet2DConditionModel, unet, loaded.model.diffusion_model, unet_names),
+        "vae": (AutoencoderKL, autoencoder, loaded.first_stage_model, autoencoder_names),
+    }
+    for name, (kind, arguments, ours, names_of) in parts.items():
+        with torch.device("meta"):
+            theirs = kind(**arguments)
+        theirs.to_empty(device="cpu")
+        copy_weights(ours, theirs, names_of(theirs))
+        theirs.save_pretrained(target / name)
+        del theirs
+    loaded.cond_stage_model.transformer["text_model"].save_pretrained(target / "text_encoder")
+    _tokenizer().save_pretrained(target / "tokenizer")
+    DDIMScheduler(**_SCHEDULE, clip_sample=False, set_alpha_to_one=False).save_pretrained(target / "scheduler")
+    classes = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "scheduler": "DDIMScheduler"}
+    index = {name: ["diffusers", kind] for name, kind in classes.items()}
+    index |= {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
+    index |= {"_class_name": "StableDiffusionControlNetPipeline", "safety_checker": [None, None]}
+    index |= {"feature_extractor": [None, None]}
+    (target / "model_index.json").write_text(json.dumps(index))
+
+
+def _tokenizer() -> Any:
+    """transformers' tokenizer with the vocabulary that is inside the open-clip-torch package."""
+    from open_clip.tokenizer import SimpleTokenizer
+    from transformers import CLIPTokenizer
+
+    theirs = SimpleTokenizer()
+    merges = [" ".join(pair) for pair in theirs.bpe_ranks]
+    vocabulary = {
+        name.replace("<start_of_text>", "<|startoftext|>").replace("<end_of_text>", "<|endoftext|>"): number
+        for name, number in theirs.encoder.items()
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary_file, merges_file = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
+        vocabulary_file.write_text(json.dumps(vocabulary))
+        merges_file.write_text("\n".join(["#version: 0.2", *merges]))
+        return CLIPTokenizer.from_pretrained(folder, model_max_length=77, pad_token="<|endoftext|>")
+
+
+def _map() -> np.ndarray:
+    """White frames on black."""
+    pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
+    for inset in range(32, SIDE // 2, 64):
+        pixels[inset : SIDE - inset, [inset, SIDE - inset - 1]] = 255
+        pixels[[inset, SIDE - inset - 1], inset : SIDE - inset] = 255
+    return pixels
+
+
+def _measured(side: str, options: argparse.Namespace, folder: str) -> dict[str, float]:
+    arguments = ["--side", side, "--folder", folder, "--config", options.config]
+    arguments += ["--steps", str(options.steps), "--threads", str(options.threads)]
+    command = [sys.executable, "-m", "bench.generate", *arguments]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+
+
+def _print_turn(turn: dict[str, dict[str, float]]) -> None:
+    for side, figures in turn.items():
+        print(f"{side}: " + ", ".join(f"{name} {value:.2f}" for name, value in figures.items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
