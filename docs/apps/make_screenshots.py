@@ -16,9 +16,8 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-sys.path.insert(1, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(1, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from cldm.apps import EXAMPLE_PROMPT
 from serving import fill_in, opened, served
