@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from annotator.images import SUFFIXES, read_image, write_png
+from annotator.images import caption_of, images_in, read_image, write_png
 from annotator.util import HWC3, resize, resize_image
 
 PROMPTS_FILE = "prompt.json"
@@ -100,7 +100,9 @@ def annotate_folder(
         FileNotFoundError: If the folder is not there or has no images.
         ValueError: If `out` is the same folder, or has maps that were made with other settings.
     """
-    names = _image_names(images, out)
+    if images.resolve() == out.resolve():
+        raise ValueError(f"images and maps would be in the same folder, {out}; give another for the maps")
+    names = images_in(images, out)
     _check_settings(out, settings)
     jobs, problems = _jobs(names)
     done = {target for target in jobs if all(file.exists() for file in _files(out, target, settings))}
@@ -118,23 +120,6 @@ def annotate_folder(
         problems += without
     made = sum(name not in failed for name in waiting.values())
     return Report(made, len(done), rows, sorted(problems))
-
-
-def _image_names(images: Path, out: Path) -> list[Path]:
-    """All images in a folder, from there, sorted; without those in `out`."""
-    if not images.is_dir():
-        raise FileNotFoundError(f"no folder at {images}; give one with images")
-    if images.resolve() == out.resolve():
-        raise ValueError(f"images and maps would be in the same folder, {out}; give another for the maps")
-    inside = out.resolve() if images.resolve() in out.resolve().parents else None
-    names = sorted(
-        path.relative_to(images)
-        for path in images.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file() and inside not in path.resolve().parents
-    )
-    if not names:
-        raise FileNotFoundError(f"no images in {images}; expected are files that end in {', '.join(SUFFIXES)}")
-    return names
 
 
 def _check_settings(out: Path, settings: Settings) -> None:
@@ -228,28 +213,14 @@ def _write_prompts(images: Path, out: Path, jobs: dict[Path, Path]) -> tuple[int
     lines, problems = [], []
     for target, name in jobs.items():
         try:
-            prompt = _caption(images / name)
+            prompt = caption_of(images / name)
         except (OSError, ValueError) as error:
-            problems.append(Problem(name, str(error)))
+            problems.append(Problem(name, f"{error}; left out of {PROMPTS_FILE}"))
             continue
         row = {"source": f"source/{target.as_posix()}", "target": f"target/{target.as_posix()}", "prompt": prompt}
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     _write_whole(out / PROMPTS_FILE, "".join(lines))
     return len(lines), problems
-
-
-def _caption(image: Path) -> str:
-    """What the text file beside an image says, in one line."""
-    file = image.with_suffix(".txt")
-    if not file.is_file():
-        raise FileNotFoundError(f"no caption, expected in {file.name}; left out of {PROMPTS_FILE}")
-    try:
-        words = file.read_text(encoding="utf-8-sig").split()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file.name} is no UTF-8 text; left out of {PROMPTS_FILE}") from error
-    if not words:
-        raise ValueError(f"{file.name} is empty; left out of {PROMPTS_FILE}")
-    return " ".join(words)
 
 
 def _write_whole(file: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Image files to arrays and back."""
+"""Image files to arrays and back; the images of a folder, and their captions."""
 
 import os
 from pathlib import Path
@@ -29,6 +29,48 @@ def read_image(path: str | Path) -> np.ndarray:
             f"cannot read {Path(path).name} as an image: it is damaged or of another kind; expected is a PNG, JPEG or "
             "WebP"
         ) from error
+
+
+def images_in(folder: Path, but_not: Path | None = None) -> list[Path]:
+    """All images in a folder and the folders in it, as paths from there, sorted.
+
+    Args:
+        folder: Looked through.
+        but_not: A folder in it that is left out.
+
+    Raises:
+        FileNotFoundError: If the folder is not there or has no images.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder at {folder}; give one with images")
+    inside = but_not.resolve() if but_not is not None and folder.resolve() in but_not.resolve().parents else None
+    names = sorted(
+        path.relative_to(folder)
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and path.is_file() and inside not in path.resolve().parents
+    )
+    if not names:
+        raise FileNotFoundError(f"no images in {folder}; expected are files that end in {', '.join(SUFFIXES)}")
+    return names
+
+
+def caption_of(image: Path) -> str:
+    """What the text file beside an image says, `cat.txt` beside `cat.jpg`, in one line.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is empty or no text.
+    """
+    file = image.with_suffix(".txt")
+    if not file.is_file():
+        raise FileNotFoundError(f"no caption, expected in {file.name}")
+    try:
+        words = file.read_text(encoding="utf-8-sig").split()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file.name} is no UTF-8 text") from error
+    if not words:
+        raise ValueError(f"{file.name} is empty")
+    return " ".join(words)
 
 
 def write_png(pixels: np.ndarray, path: Path) -> None:

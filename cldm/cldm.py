@@ -7,10 +7,12 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from cldm.conditions import EncodedControl, context_of, one_after_the_other, summed
 from cldm.weights.expected import POSITION_IDS, check_names, shapes_of, with_position_ids
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.ddpm import Batch, LatentDiffusion
 from ldm.models.diffusion.draws import Draws
+from ldm.modules.attention import Context
 from ldm.modules.blocks import zeroed
 from ldm.modules.diffusionmodules.openaimodel import UNetEncoder, UNetModel
 from ldm.modules.diffusionmodules.resblock import TimestepEmbedSequential
@@ -55,6 +57,11 @@ class ControlNet(UNetEncoder):
         """Outputs: one for each input block and one for the middle block; 13 in Stable Diffusion."""
         return len(self.zero_convs) + 1
 
+    @property
+    def reductions(self) -> list[int]:
+        """How many times smaller than the latent each connection is, the middle block's last."""
+        return [*self.skip_reductions, self.downsampling]
+
     def encode_hint(self, hint: Tensor) -> Tensor:
         """Features (b, model_channels, h, w) of a control image, the same at every time step.
 
@@ -72,7 +79,7 @@ class ControlNet(UNetEncoder):
         return h
 
     def forward(
-        self, x: Tensor, hint: Tensor | None, timesteps: Tensor, context: Tensor, guided_hint: Tensor | None = None
+        self, x: Tensor, hint: Tensor | None, timesteps: Tensor, context: Context, guided_hint: Tensor | None = None
     ) -> list[Tensor]:
         """What is to be added to the locked U-Net's skips and to its middle block's output.
 
@@ -80,8 +87,8 @@ class ControlNet(UNetEncoder):
             x: Noisy latent, (b, in_channels, h, w).
             hint: Control image, (b, hint_channels, 8h, 8w) in [0, 1]; not needed with `guided_hint`.
             timesteps: (b,).
-            context: Tokens of the prompt, (b, n, context_dim).
-            guided_hint: The control image's features if `encode_hint` has run already.
+            context: Tokens of the prompt, (b, n, context_dim), or this network's `text_keys` of them.
+            guided_hint: The control image's features if `encode_hint` has run already, (1 or b, ...).
 
         Returns:
             `num_connections` tensors, the input blocks' in their order, then the middle block's.
@@ -94,10 +101,9 @@ class ControlNet(UNetEncoder):
                 raise ValueError("a ControlNet needs hint or guided_hint, got neither")
             guided_hint = self.encode_hint(hint)
         if guided_hint.shape[-2:] != x.shape[-2:]:
-            height, width = x.shape[-2:]
-            given = "features of another size" if hint is None else f"{tuple(hint.shape[-2:])}"
-            raise ValueError(f"hint must be {(8 * height, 8 * width)} for a latent of {(height, width)}, got {given}")
-        context = context.to(self.dtype)
+            wanted, given = (tuple(8 * side for side in like.shape[-2:]) for like in (x, guided_hint))
+            raise ValueError(f"hint must be {wanted} for a latent of {tuple(x.shape[-2:])}, got {given}")
+        context = self.read(context)
         emb = self.embed(timesteps)
         outputs = self.encode(x.to(self.dtype), emb, context, guided_hint)
         zero_convs = [*self.zero_convs, self.middle_block_out]
@@ -111,7 +117,7 @@ class ControlledUnetModel(UNetModel):
         self,
         x: Tensor,
         timesteps: Tensor,
-        context: Tensor,
+        context: Context,
         control: Sequence[Tensor] | None = None,
         only_mid_control: bool = False,
     ) -> Tensor:
@@ -120,14 +126,14 @@ class ControlledUnetModel(UNetModel):
         Args:
             x: Noisy latent, (b, in_channels, h, w).
             timesteps: (b,).
-            context: Tokens of the prompt, (b, n, context_dim).
+            context: Tokens of the prompt, (b, n, context_dim), or this network's `text_keys` of them.
             control: A ControlNet's outputs; None for the plain U-Net.
             only_mid_control: Use the last of them alone.
 
         Raises:
             ValueError: If there are more or fewer outputs than the U-Net has connections.
         """
-        context = context.to(self.dtype)
+        context = self.read(context)
         with torch.no_grad():
             emb = self.embed(timesteps)
             *skips, h = self.encode(x.to(self.dtype), emb, context)
@@ -192,11 +198,12 @@ class ControlLDM(LatentDiffusion):
         return z, {**cond, "c_concat": [hint.contiguous()]}
 
     def prepare_condition(self, cond: Mapping[str, Any]) -> dict[str, Any]:
-        """The same condition with its control image already encoded, for use at many time steps."""
-        if not cond.get("c_concat") or "guided_hint" in cond:
-            return dict(cond)
-        hint = self.control_model.encode_hint(torch.cat(cond["c_concat"], dim=1))
-        return {**cond, "guided_hint": [hint]}
+        """The same condition with its control image encoded and its prompts' keys and values, for many time steps."""
+        controls = self._controls(cond)
+        networks = [self.model.diffusion_model, *dict.fromkeys(control.network for control in controls)]
+        context = one_after_the_other(cond["c_crossattn"])
+        text_keys = {network: network.text_keys(context) for network in networks}
+        return {"c_crossattn": cond["c_crossattn"], "controls": controls, "text_keys": text_keys}
 
     def apply_model(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
         """The controlled U-Net's output.
@@ -206,21 +213,22 @@ class ControlLDM(LatentDiffusion):
             t: Time steps, (b,).
             cond: "c_crossattn": [tokens (b, n, context_dim), ...]; "c_concat": [control images (b, c, H, W) in
                 [0, 1], ...], put together by channel, or None for no control; optionally "control_scales", a
-                weight for each connection.
+                weight for each connection. Or, in the place of the last two, "controls": [EncodedControl, ...],
+                whose outputs are summed. Or what `prepare_condition` made of it.
         """
-        context = torch.cat(cond["c_crossattn"], dim=1)
-        hints = cond.get("c_concat")
         unet = self.model.diffusion_model
-        if not hints:
-            return unet(x, t, context, control=None)
-        guided_hint = cond["guided_hint"][0] if "guided_hint" in cond else None
-        control = self.control_model(x, torch.cat(hints, dim=1), t, context, guided_hint)
+        outputs = [c.outputs(x, t, context_of(cond, c.network)) for c in self._controls(cond) if c.acts_at(t)]
+        control = summed(outputs)
+        return unet(x, t, context_of(cond, unet), control=control, only_mid_control=self.only_mid_control)
+
+    def _controls(self, cond: Mapping[str, Any]) -> Sequence[EncodedControl]:
+        if "controls" in cond:
+            return cond["controls"]
+        if not cond.get("c_concat"):
+            return []
         scales = cond.get("control_scales")
-        scales = self.control_scales if scales is None else scales
-        if len(scales) != len(control):
-            raise ValueError(f"control_scales must have {len(control)} weights, got {len(scales)}")
-        control = [c if scale == 1.0 else c * scale for c, scale in zip(control, scales, strict=True)]
-        return unet(x, t, context, control=control, only_mid_control=self.only_mid_control)
+        features = self.control_model.encode_hint(torch.cat(cond["c_concat"], dim=1))
+        return [EncodedControl(self.control_model, features, self.control_scales if scales is None else scales)]
 
     @torch.no_grad()
     def get_unconditional_conditioning(self, count: int) -> Tensor:

@@ -8,8 +8,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from cldm.cldm import ControlLDM
+from cldm.cldm import ControlLDM, ControlNet
 from cldm.weights.blueprint import Blueprint
+from cldm.weights.converting import to_control
+from cldm.weights.layouts import CONTROL, DIFFERENCE
 from cldm.weights.merging import merge
 from cldm.weights.precision import in_precision
 from cldm.weights.reading import read_weights
@@ -99,3 +101,37 @@ def load_model(
     weights = merge(base, rest[0] if rest else None, Blueprint.of(model, str(config)))
     model.load_state_dict(in_precision(weights, dtype or torch.float32), assign=True)
     return model.to(target).eval()
+
+
+def load_control(
+    config: str | Path,
+    checkpoint: str | Path,
+    base: str | Path,
+    dtype: torch.dtype | None = None,
+) -> ControlNet:
+    """A ControlNet alone, on the CPU and in evaluation mode, to be used beside a model's own.
+
+    Args:
+        config: The model's yaml.
+        checkpoint: The ControlNet in any known shape.
+        base: The model's Stable Diffusion; read only if the ControlNet is stored as the difference to it.
+        dtype: Its precision, float32 by default.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is damaged or of another version, or was trained with a decoder of its own.
+    """
+    blueprint = Blueprint.of(create_model(config), str(config))
+    given = read_weights(checkpoint)
+    control = to_control(given, read_weights(base) if DIFFERENCE in given else None, blueprint)
+    if len(control) > len(blueprint.control):
+        raise ValueError(
+            f"{checkpoint} was trained together with a U-Net's decoder, which cannot be shared with other ControlNets; "
+            "load it as the model's own, in the place of the checkpoint"
+        )
+    params = read_config(config)["params"]["control_stage_config"]
+    network = deferred(lambda: instantiate_from_config(params))
+    weights = in_precision(control, dtype or torch.float32)
+    named = {name.removeprefix(CONTROL): tensor for name, tensor in weights.items()}
+    network.load_state_dict(HandedOver(named, given.source), assign=True)
+    return network.eval().requires_grad_(False)

@@ -4,29 +4,41 @@ model = load(find_model("canny"))
 result = generate(model, edges, "a bird", Settings(seed=1))
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 
+from cldm.arrays import SIZE_STEP, as_hint, as_image, as_pixels, check_image, check_mask, kept_latents, repainted
 from cldm.cldm import ControlLDM
-from cldm.model import load_model
+from cldm.conditions import EncodedControl
+from cldm.controls import Control, as_controls
+from cldm.loading import LoadedModel, choose_precision, load
 from cldm.model_files import ModelFiles, find_model
+from cldm.prompts import encode_prompts, prompt_notices
+from cldm.residency import on_device
 from cldm.settings import Settings
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.dpm_solver import DPMSolverSampler
 from ldm.models.diffusion.sampler import Sampler
 from ldm.models.diffusion.uni_pc import UniPCSampler
-from ldm.util import choose_device
 
-__all__ = ["ModelFiles", "Progress", "Result", "Settings", "choose_precision", "find_model", "generate", "load"]
+__all__ = [
+    "Control",
+    "LoadedModel",
+    "ModelFiles",
+    "Progress",
+    "Result",
+    "Settings",
+    "choose_precision",
+    "find_model",
+    "generate",
+    "load",
+]
 
-SIZE_STEP = 64  # an image's sides are multiples of it: the autoencoder takes 8, the U-Net 8 more
 SAMPLERS: dict[str, type[Sampler]] = {"ddim": DDIMSampler, "dpm++": DPMSolverSampler, "unipc": UniPCSampler}
-_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Progress = Callable[[int, int, Tensor], None]
 """Called after each step with steps done, all steps, and the clean latents (b, c, h, w) as predicted so far.
@@ -40,128 +52,176 @@ class Result(NamedTuple):
     Attributes:
         images: uint8 RGB, (h, w, 3) each, as large as the control map.
         seeds: With which each of them can be made again alone.
+        notices: What the user should know, such as that a prompt was cut; sentences.
     """
 
     images: list[np.ndarray]
     seeds: list[int]
-
-
-def load(files: ModelFiles, device: str | torch.device = "auto", precision: str = "auto") -> ControlLDM:
-    """A model ready for `generate`.
-
-    Args:
-        files: Configuration and weights, see `find_model`.
-        device: auto, cpu, cuda, cuda:N or mps.
-        precision: Of the networks: auto (float16 on CUDA, else float32), float32, bfloat16 or float16. The
-            autoencoder and Stable Diffusion 2.1's attention, which overflow in float16, compute in float32 then.
-
-    Raises:
-        FileNotFoundError: If a file is not there.
-        ValueError: If a file is damaged or does not fit the configuration, or device or precision are unknown.
-    """
-    chosen = choose_device(device)
-    dtype = choose_precision(precision, chosen)
-    return load_model(files.config, *files.checkpoints, device=chosen, dtype=dtype).requires_grad_(False)
-
-
-def choose_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The type of that name; "auto" is float16 on CUDA and float32 elsewhere.
-
-    Raises:
-        ValueError: If there is none of that name.
-    """
-    if precision == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    if precision not in _PRECISIONS:
-        raise ValueError(f"precision must be auto, {', '.join(_PRECISIONS)}, got {precision!r}")
-    return _PRECISIONS[precision]
+    notices: tuple[str, ...] = ()
 
 
 @torch.no_grad()
 def generate(
-    model: ControlLDM,
-    control_map: np.ndarray,
+    model: LoadedModel | ControlLDM,
+    control_map: np.ndarray | Control | Sequence[Control] | None,
     prompt: str,
     settings: Settings | None = None,
     progress: Progress | None = None,
+    *,
+    image: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Result:
-    """Make images that follow a control map and a prompt.
+    """Make images that follow control maps and a prompt.
 
     Image k depends on its own seed alone, whatever the device, the number of images or calls before.
 
     Args:
-        model: From `load`. Not changed.
-        control_map: uint8 RGB, (h, w, 3), sides multiples of 64; the images will be as large.
+        model: From `load`, or a ControlLDM. Not changed.
+        control_map: uint8 RGB, (h, w, 3), sides multiples of 64; the images will be as large. Or one or several
+            `Control`, with maps of one size; or None for no control.
         prompt: May be empty.
         settings: See `Settings`; its defaults if not given.
         progress: See `Progress`.
+        image: Image to start from, uint8 RGB, as large as the maps; how much of it is left, `Settings.denoise` says.
+        mask: Repaint only here, uint8, (h, w), above 127 is inside. Everything else of `image` stays as it is, to
+            the bit.
+        size: Height and width where there is neither map nor image; by default what the model was trained on.
 
     Raises:
-        ValueError: If the control map is no such array.
+        ValueError: If an array is not as above or of another size than the others, there is no such ControlNet, or
+            settings and arguments do not go together.
         FloatingPointError: If the model gave values that are no numbers.
     """
     settings = Settings() if settings is None else settings
-    hint = _hint(control_map).to(model.alphas_cumprod.device)
-    cond, uncond = _conditions(model, hint, prompt, settings)
+    loaded, controls = LoadedModel.of(model), as_controls(control_map)
+    ldm, device = loaded.ldm, loaded.device
+    height, width = _size(loaded, controls, image, mask, size)
+    skip = _steps_skipped(settings, image, mask)
+    sampler = SAMPLERS[settings.sampler](ldm)
+    timesteps = sampler.timesteps(settings.steps)[skip:-1]
     seeds = settings.seeds()
-    downsampling = model.first_stage_model.downsampling
-    shape = (model.channels, *(side // downsampling for side in hint.shape[-2:]))
-    latents, _ = SAMPLERS[settings.sampler](model).sample(
-        settings.steps,
-        settings.images,
-        shape,
-        cond,
-        eta=settings.eta,
-        unconditional_guidance_scale=settings.scale,
-        unconditional_conditioning=uncond,
-        generators=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-        img_callback=None if progress is None else lambda z, i: progress(i + 1, settings.steps, z),
-        verbose=False,
-    )
-    return Result([_decoded(model, z[None]) for z in latents], seeds)
+    notices = prompt_notices(ldm, prompt, settings)
+
+    with on_device(device, ldm.cond_stage_model):
+        with_prompt, without = encode_prompts(ldm, prompt, settings)
+    z = None if image is None else _encoded(loaded, image)
+    if skip == settings.steps:
+        latents = z.expand(settings.images, -1, -1, -1)
+    else:
+        with on_device(device, ldm.model, *loaded.controls):
+            hints = _encoded_controls(loaded, controls, settings, timesteps)
+            cond = {"c_crossattn": [_repeated(with_prompt, settings.images)], "controls": hints}
+            uncond_hints = hints if settings.control_in_both_passes else []
+            uncond = {"c_crossattn": [_repeated(without, settings.images)], "controls": uncond_hints}
+            downsampling = ldm.first_stage_model.downsampling
+            latents, _ = sampler.sample(
+                settings.steps,
+                settings.images,
+                (ldm.channels, height // downsampling, width // downsampling),
+                cond,
+                eta=settings.eta,
+                mask=None if mask is None else kept_latents(mask, downsampling).to(device),
+                x0=z if skip or mask is not None else None,
+                skip=skip,
+                unconditional_guidance_scale=settings.scale,
+                unconditional_conditioning=uncond,
+                generators=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+                img_callback=None if progress is None else lambda z, i: progress(i + 1, len(timesteps), z),
+                verbose=False,
+            )
+    images = _decoded(loaded, latents)
+    if image is not None and mask is not None:
+        images = [repainted(image, painted, mask, settings.mask_border) for painted in images]
+    return Result(images, seeds, notices)
 
 
-def _hint(control_map: np.ndarray) -> Tensor:
-    """(1, 3, h, w) in [0, 1]."""
-    if not isinstance(control_map, np.ndarray) or control_map.dtype != np.uint8:
-        given = control_map.dtype if isinstance(control_map, np.ndarray) else type(control_map).__name__
-        raise ValueError(f"control_map must be a uint8 array (h, w, 3), got {given}")
-    height, width, channels = control_map.shape if control_map.ndim == 3 else (0, 0, 0)
-    if channels != 3 or not height or not width or height % SIZE_STEP or width % SIZE_STEP:
-        raise ValueError(
-            f"control_map must be (h, w, 3) with sides that are multiples of {SIZE_STEP}, got {control_map.shape}; "
-            "annotator.util.HWC3 and resize_image make such arrays"
-        )
-    return rearrange(torch.tensor(control_map), "h w c -> 1 c h w").float() / 255
+def _size(
+    loaded: LoadedModel,
+    controls: Sequence[Control],
+    image: np.ndarray | None,
+    mask: np.ndarray | None,
+    size: tuple[int, int] | None,
+) -> tuple[int, int]:
+    """Height and width of the images, after checking that everything is of that size."""
+    names = ["control_map"] if len(controls) == 1 else [f"control_map {i}" for i in range(len(controls))]
+    arrays = dict(zip(names, (control.map for control in controls), strict=True))
+    if image is not None:
+        arrays["image"] = image
+    sizes = {name: check_image(name, array) for name, array in arrays.items()}
+    if size is not None:
+        sizes["size"] = tuple(size)
+        if len(size) != 2 or any(not isinstance(side, int) or side < 1 or side % SIZE_STEP for side in size):
+            raise ValueError(f"size must be height and width, multiples of {SIZE_STEP}, got {size}")
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"expected all to be of one size, got {', '.join(f'{n} {s}' for n, s in sizes.items())}")
+    side = loaded.ldm.image_size * loaded.ldm.first_stage_model.downsampling
+    height, width = next(iter(sizes.values()), (side, side))
+    if mask is not None:
+        if image is None:
+            raise ValueError("expected an image together with the mask, of which to keep what is outside; got none")
+        check_mask(mask, (height, width))
+    return height, width
 
 
-def _conditions(
-    model: ControlLDM, hint: Tensor, prompt: str, settings: Settings
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the sampler gives the model with and without the prompt, for all images; the hint is encoded once."""
-    context, negative = model.get_learned_conditioning([settings.full_prompt(prompt), settings.negative_prompt])
-    with_prompt = {"c_crossattn": [_repeated(context[None], settings.images)]}
-    without = {"c_crossattn": [_repeated(negative[None], settings.images)]}
-    if settings.strength == 0:
-        return with_prompt, without
-    encoded = model.prepare_condition({"c_concat": [hint]})
-    control = {name: [_repeated(tensor, settings.images) for tensor in encoded[name]] for name in encoded}
-    control["control_scales"] = settings.control_scales(model.control_model.num_connections)
-    return {**with_prompt, **control}, without if settings.guess_mode else {**without, **control}
+def _steps_skipped(settings: Settings, image: np.ndarray | None, mask: np.ndarray | None) -> int:
+    """First steps that are left out, because the image to start from stands for them."""
+    if image is None:
+        if settings.denoise != 1:
+            raise ValueError(f"denoise must be 1 without an image to start from, got {settings.denoise}")
+        return 0
+    if settings.denoise == 1 and mask is None:
+        raise ValueError("denoise must be below 1 with an image and no mask: at 1 nothing of the image would be left")
+    return settings.steps - int(settings.steps * settings.denoise)
+
+
+def _encoded_controls(
+    loaded: LoadedModel, controls: Sequence[Control], settings: Settings, timesteps: Sequence[int]
+) -> list[EncodedControl]:
+    """The controls as the networks take them, each map encoded once for all images and steps."""
+    encoded = []
+    for place, control in enumerate(controls):
+        number = place if control.model is None else control.model
+        if number >= len(loaded.controls):
+            raise ValueError(
+                f"there is no ControlNet {number} for control {place}: {len(loaded.controls)} are loaded, counted "
+                "from 0; load more with load(..., controls=[...]), or say which with Control(model=...)"
+            )
+        acting = [t for step, t in enumerate(timesteps) if control.acts_at(step, len(timesteps))]
+        if settings.strength * control.weight == 0 or not acting:
+            continue
+        network = loaded.controls[number]
+        features = network.encode_hint(as_hint(control.map).to(loaded.device))
+        scales = [control.weight * scale for scale in settings.control_scales(network.reductions)]
+        window = None if len(acting) == len(timesteps) else (acting[-1], acting[0])
+        encoded.append(EncodedControl(network, features, scales, window))
+    return encoded
 
 
 def _repeated(tensor: Tensor, count: int) -> Tensor:
     return tensor.expand(count, *tensor.shape[1:])
 
 
-def _decoded(model: ControlLDM, z: Tensor) -> np.ndarray:
-    """One image, uint8 RGB (h, w, 3), of its latent (1, c, h, w)."""
-    pixels = model.decode_first_stage(z).float()
-    if not pixels.isfinite().all():
-        precision = str(model.model.diffusion_model.dtype).removeprefix("torch.")
-        advice = "the weights may be damaged" if precision == "float32" else "use precision float32 or bfloat16"
-        raise FloatingPointError(
-            f"expected an image, but the model gave values that are no numbers, in {precision} on {z.device}: {advice}"
-        )
-    levels = ((pixels[0] + 1) * 127.5).round().clamp(0, 255)
-    return rearrange(levels, "c h w -> h w c").to(torch.uint8).cpu().numpy()
+def _encoded(loaded: LoadedModel, image: np.ndarray) -> Tensor:
+    """The image's likeliest latent, scaled, (1, c, h, w)."""
+    autoencoder = loaded.ldm.first_stage_model
+    with on_device(loaded.device, autoencoder):
+        posterior = autoencoder.encode(as_pixels(image).to(loaded.device), loaded.rest)
+    return loaded.ldm.scale_factor * posterior.mode().float()
+
+
+def _decoded(loaded: LoadedModel, latents: Tensor) -> list[np.ndarray]:
+    """Images of scaled latents (b, c, h, w), decoded one by one."""
+    ldm, images = loaded.ldm, []
+    with on_device(loaded.device, ldm.first_stage_model):
+        for z in latents[:, None]:
+            pixels = ldm.first_stage_model.decode(z / ldm.scale_factor, loaded.rest)
+            if not pixels.isfinite().all():
+                precision = str(ldm.model.diffusion_model.dtype).removeprefix("torch.")
+                advice = "the weights may be damaged" if precision == "float32" else "use precision float32 or bfloat16"
+                raise FloatingPointError(
+                    "expected an image, but the model gave values that are no numbers, "
+                    f"in {precision} on {z.device}: {advice}"
+                )
+            images.append(as_image(pixels[0]))
+    return images

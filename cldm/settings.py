@@ -3,7 +3,7 @@
 import math
 import numbers
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
@@ -36,6 +36,9 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "strength": Limit(0.0, 2.0, False),
         "seed": Limit(RANDOM_SEED, _MAX_SEED, True),
         "images": Limit(1, 12, True),
+        "denoise": Limit(0.0, 1.0, False),
+        "mask_border": Limit(0, 128, True),
+        "clip_skip": Limit(0, 12, True),
     }
 )
 """Of the settings that are numbers, by their names; the apps' sliders have them too."""
@@ -52,11 +55,18 @@ class Settings:
         strength: Weight of the control; 0 is none.
         guess_mode: Let the control lead even without a prompt: the unconditional pass sees no control map, and
             the connections' weights fall off from the middle block outwards.
+        cfg_resolution_weighting: The paper's way to keep guidance from drowning the control: the unconditional pass
+            sees no control map, and a connection weighs the more, the coarser it is. Not together with guess mode.
         seed: Of the first image; image k has seed + k. -1 picks one at random.
         images: How many.
         added_prompt: Joined to every prompt by a comma.
         negative_prompt: What guidance leads away from.
         sampler: "ddim", "dpm++" (DPM-Solver++ 2M) or "unipc"; the last two need fewer steps.
+        denoise: Share of the steps that an image to start from goes through: 0 gives it back, 1 leaves nothing of it.
+        mask_border: Pixels over which what was repainted fades into what was kept, inside the mask; 0 is a sharp edge.
+        clip_skip: Layer of the text encoder that prompts are taken from, counted from the end: 1 is the last; 0 is
+            the model's own.
+        long_prompts: Read prompts of more than 75 tokens to the end, in chunks of 75 that are encoded apart.
 
     Raises:
         ValueError: If one of them is of the wrong type or out of its limits.
@@ -72,6 +82,11 @@ class Settings:
     added_prompt: str = ADDED_PROMPT
     negative_prompt: str = NEGATIVE_PROMPT
     sampler: str = "ddim"
+    cfg_resolution_weighting: bool = False
+    denoise: float = 1.0
+    mask_border: int = 0
+    clip_skip: int = 0
+    long_prompts: bool = False
 
     def __post_init__(self) -> None:
         for name, limit in LIMITS.items():
@@ -80,8 +95,11 @@ class Settings:
             raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
         if self.sampler != "ddim" and self.eta != 0:
             raise ValueError(f"eta must be 0 with the sampler {self.sampler}, got {self.eta}; only ddim takes others")
-        if not isinstance(self.guess_mode, bool):
-            raise ValueError(f"guess_mode must be True or False, got {self.guess_mode!r}")
+        for name in ("guess_mode", "cfg_resolution_weighting", "long_prompts"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if self.guess_mode and self.cfg_resolution_weighting:
+            raise ValueError("guess_mode and cfg_resolution_weighting weigh the same connections; set one of them")
         for name in ("added_prompt", "negative_prompt"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} must be a text, may be empty, got {getattr(self, name)!r}")
@@ -95,11 +113,23 @@ class Settings:
         first = secrets.randbelow(_PICKED_BELOW) if self.seed == RANDOM_SEED else self.seed
         return [first + k for k in range(self.images)]
 
-    def control_scales(self, connections: int) -> list[float]:
-        """The weight of each of a ControlNet's connections, the middle block's last."""
-        if not self.guess_mode:
-            return [self.strength] * connections
-        return [self.strength * GUESS_MODE_DECAY ** (connections - 1 - i) for i in range(connections)]
+    @property
+    def control_in_both_passes(self) -> bool:
+        """Whether the unconditional pass of guidance sees the control maps too."""
+        return not (self.guess_mode or self.cfg_resolution_weighting)
+
+    def control_scales(self, reductions: Sequence[int]) -> list[float]:
+        """The weight of each of a ControlNet's connections.
+
+        Args:
+            reductions: How many times smaller than the latent each connection is, the middle block's last.
+        """
+        last = len(reductions) - 1
+        if self.guess_mode:
+            return [self.strength * GUESS_MODE_DECAY ** (last - i) for i in range(len(reductions))]
+        if self.cfg_resolution_weighting:  # arXiv:2302.05543, section 3.4: 64 / h_i for latents 64 high
+            return [self.strength * reduction for reduction in reductions]
+        return [self.strength] * len(reductions)
 
     def full_prompt(self, prompt: str) -> str:
         """The prompt with the added prompt, either of which may be empty."""

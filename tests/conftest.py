@@ -2,13 +2,16 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may reach for a hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["CONTROLNET_HASHES"] = str(Path(tempfile.mkdtemp(prefix="controlnet_tests_")) / "hashes.json")
 
 _CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 _NO_CHROMIUM = "chromium is not installed; install it with: apt-get install chromium"

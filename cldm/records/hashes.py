@@ -12,12 +12,14 @@ from typing import Any
 
 from cldm.records.record import WeightsFile
 
-_NOTES = "controlnet/hashes.json"  # in the user's folder of caches
+_NOTES = "controlnet/hashes.json"
 _MOST_NOTES = 500  # files; the oldest are forgotten
 
 
 def notes_file() -> Path:
-    """Where hashes are noted: `$XDG_CACHE_HOME/controlnet/hashes.json`, `~/.cache/...` where that is not set."""
+    """Where hashes are noted: `$CONTROLNET_HASHES`, or `controlnet/hashes.json` in the user's folder of caches."""
+    if given := os.environ.get("CONTROLNET_HASHES"):
+        return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / _NOTES
 
 

@@ -15,6 +15,7 @@ FORMAT = 1  # to be raised when older versions would misread what is written
 _MOST_TEXT = 20_000  # characters of one text
 _MOST_ENTRIES = 100  # of one mapping or list
 _MOST_CONTROLS = 16
+_LONGEST_SIDE = 4096
 
 PngChunks = dict[str, bytes]
 """Pictures that belong to a record, by the names that its JSON gives them."""
@@ -69,9 +70,11 @@ def from_json(text: str, pictures: Mapping[str, bytes]) -> Record:
         "index": fields.take("index", int),
         "controls": tuple(_control(control, picture) for control in fields.take("controls", list)),
         "resolution": fields.take("resolution", int, None),
+        "size": _optional(_size, fields.take("size", list, None)),
         "init_image": _optional(picture, fields.take("init_image", str, None)),
         "mask": _optional(picture, fields.take("mask", str, None)),
         "weights": tuple(_file(file) for file in fields.take("weights", list)),
+        "control_weights": tuple(_file(file) for file in fields.take("control_weights", list)),
         "config": _optional(_file, fields.take("config", dict, None)),
         "runtime": _optional(_runtime, fields.take("runtime", dict, None)),
     }
@@ -139,6 +142,12 @@ def _file(plain: Any) -> WeightsFile:
     if not file.name or re.search(r"[/\\\0]", file.name) or file.name in (".", ".."):
         raise ValueError(f"expected a file's name without folders, got {_shown(file.name)}")
     return file
+
+
+def _size(plain: list[Any]) -> tuple[int, int]:
+    if len(plain) != 2 or not all(type(side) is int and 0 < side <= _LONGEST_SIDE for side in plain):
+        raise ValueError(f"expected a size as height and width, got {_shown(plain)}")
+    return plain[0], plain[1]
 
 
 def _runtime(plain: Any) -> Runtime:

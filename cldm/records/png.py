@@ -59,8 +59,8 @@ def save_png(path: str | Path, image: np.ndarray, record: Record) -> Path:
     encoded = {name: base64.b64encode(png).decode("ascii") for name, png in pictures.items()}
     if (size := sum(map(len, encoded.values()))) > _MOST_PICTURES:
         raise ValueError(
-            f"the record's pictures take {size} characters, more than the {_MOST_PICTURES} that programs read in a PNG; "
-            "save the image without them"
+            f"the record's pictures take {size} characters, and programs read at most {_MOST_PICTURES} in a PNG; save "
+            "the image without them"
         )
     for name, picture in encoded.items():
         info.add_text(f"{CHUNK}-{name}", picture)

@@ -88,9 +88,11 @@ class Record:
         index: This image's in its batch, from 0. Alone it would be the same within rounding, in its batch to the bit.
         controls: Maps, in the order of their ControlNets; none for an image without control.
         resolution: Of the short side, as asked for; None where the map's size decided.
+        size: Height and width, where neither a map nor an image to start from has them.
         init_image: What image-to-image or inpainting began with, a PNG.
         mask: Of inpainting, a PNG.
-        weights: Files, in the order in which they were given.
+        weights: The model's files, in the order in which they were given.
+        control_weights: Files of ControlNets beside the model's own.
         config: The yaml.
         runtime: See `Runtime`.
 
@@ -104,9 +106,11 @@ class Record:
     index: int = 0
     controls: tuple[ControlMap, ...] = ()
     resolution: int | None = None
+    size: tuple[int, int] | None = None
     init_image: bytes | None = None
     mask: bytes | None = None
     weights: tuple[WeightsFile, ...] = ()
+    control_weights: tuple[WeightsFile, ...] = ()
     config: WeightsFile | None = None
     runtime: Runtime | None = None
 

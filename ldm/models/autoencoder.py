@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.modules.diffusionmodules.model import Decoder, Encoder
+from ldm.modules.diffusionmodules.strips import Strips
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 
 
@@ -47,19 +48,31 @@ class AutoencoderKL(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.post_quant_conv.weight.dtype
 
-    def encode(self, pixels: Tensor) -> DiagonalGaussianDistribution:
+    def encode(self, pixels: Tensor, rest: torch.device | None = None) -> DiagonalGaussianDistribution:
         """The posterior over latents of `pixels`, (b, 3, H, W) in [-1, 1]; latents are not scaled here.
+
+        Args:
+            pixels: Where the weights are.
+            rest: Work in strips, with whole feature maps kept there; see `Strips`.
 
         Raises:
             ValueError: If a side is no multiple of the downsampling factor.
         """
         if any(side % self.downsampling for side in pixels.shape[-2:]):
             raise ValueError(f"image sides must be multiples of {self.downsampling}, got {tuple(pixels.shape[-2:])}")
-        return DiagonalGaussianDistribution(self.quant_conv(self.encoder(pixels.to(self.dtype))))
+        pixels = pixels.to(self.dtype)
+        h = self.encoder(pixels) if rest is None else Strips(pixels.device, rest).encode(self.encoder, pixels)
+        return DiagonalGaussianDistribution(self.quant_conv(h.to(pixels.device)))
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Pixels (b, 3, H, W) around [-1, 1] of unscaled latents `z` (b, embed_dim, h, w)."""
-        return self.decoder(self.post_quant_conv(z.to(self.dtype)))
+    def decode(self, z: Tensor, rest: torch.device | None = None) -> Tensor:
+        """Pixels (b, 3, H, W) around [-1, 1] of unscaled latents `z` (b, embed_dim, h, w).
+
+        Args:
+            z: Where the weights are.
+            rest: Work in strips, with whole feature maps and the pixels kept there; see `Strips`.
+        """
+        h = self.post_quant_conv(z.to(self.dtype))
+        return self.decoder(h) if rest is None else Strips(z.device, rest).decode(self.decoder, h)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, DiagonalGaussianDistribution]:
         """Reconstruction from a sample of the posterior, and the posterior."""

@@ -10,6 +10,18 @@ from ldm.modules.blocks import run, zeroed
 _NORM_EPS = 1e-6  # of the group normalisation before a transformer; the residual blocks use 1e-5
 
 
+class TextKeys(dict["CrossAttention", tuple[Tensor, Tensor]]):
+    """A prompt as every attention of one network sees it: attention -> keys and values, (b, heads, n, c) each.
+
+    They do not change from step to step, so they are computed once; see `text_keys`. Goes wherever the prompt's tokens
+    go.
+    """
+
+
+Context = Tensor | TextKeys
+"""The prompt's tokens, (b, n, context_dim), or what they become in each attention."""
+
+
 class CrossAttention(nn.Module):
     """Multi-head attention of `x` to `context`, or to itself without one.
 
@@ -41,19 +53,26 @@ class CrossAttention(nn.Module):
         self.to_v = nn.Linear(context_dim or query_dim, inner, bias=False)
         self.to_out = nn.Sequential(nn.Linear(inner, query_dim), nn.Dropout(dropout))
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def keys_and_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """What `context` (b, m, context_dim) is attended by, (b, heads, m, c) each."""
+        return self._by_head(self.to_k(context)), self._by_head(self.to_v(context))
+
+    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         """Attend from `x` (b, n, query_dim) to `context` (b, m, context_dim); returns the shape of `x`."""
-        context = x if context is None else context
-        q, k, v = (
-            rearrange(project, "b n (heads c) -> b heads n c", heads=self.heads)
-            for project in (self.to_q(x), self.to_k(context), self.to_v(context))
-        )
+        q = self._by_head(self.to_q(x))
+        if isinstance(context, TextKeys):
+            k, v = context[self]
+        else:
+            k, v = self.keys_and_values(x if context is None else context)
         if self._in_float32(q):
             with torch.autocast(q.device.type, enabled=False):
                 attended = F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(v.dtype)
         else:
             attended = F.scaled_dot_product_attention(q, k, v)
         return self.to_out(rearrange(attended, "b heads n c -> b n (heads c)"))
+
+    def _by_head(self, projected: Tensor) -> Tensor:
+        return rearrange(projected, "b n (heads c) -> b heads n c", heads=self.heads)
 
     def _in_float32(self, q: Tensor) -> bool:
         """Whether to attend in float32: where half precision overflows, or is slower, as CPUs' backward passes are."""
@@ -111,10 +130,14 @@ class BasicTransformerBlock(nn.Module):
         self.disable_self_attn = disable_self_attn
         self.use_checkpoint = use_checkpoint
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def text_attentions(self) -> list[CrossAttention]:
+        """Those that attend to the prompt."""
+        return [self.attn1, self.attn2] if self.disable_self_attn else [self.attn2]
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
         return run(self._forward, x, context, recompute=self.use_checkpoint)
 
-    def _forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def _forward(self, x: Tensor, context: Context) -> Tensor:
         x = x + self.attn1(self.norm1(x), context if self.disable_self_attn else None)
         x = x + self.attn2(self.norm2(x), context)
         return x + self.ff(self.norm3(x))
@@ -165,7 +188,7 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = zeroed(nn.Linear(inner, in_channels) if use_linear else nn.Conv2d(inner, in_channels, 1))
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Context) -> Tensor:
         """Transform `x` (b, c, h, w) with the prompt's tokens `context` (b, n, context_dim)."""
         h = self.norm(x)
         if not self.use_linear:
@@ -181,3 +204,9 @@ class SpatialTransformer(nn.Module):
         if not self.use_linear:
             h = self.proj_out(h)
         return x + h
+
+
+def text_keys(network: nn.Module, context: Tensor) -> TextKeys:
+    """The prompt's tokens `context` (b, n, context_dim) as every attention in `network` sees them."""
+    blocks = [module for module in network.modules() if isinstance(module, BasicTransformerBlock)]
+    return TextKeys({attn: attn.keys_and_values(context) for block in blocks for attn in block.text_attentions()})

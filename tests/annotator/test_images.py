@@ -1,10 +1,12 @@
-"""Image files to arrays and back."""
+"""Image files to arrays and back, folders of them, and captions."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from annotator.images import read_image, write_png
+from annotator.images import caption_of, images_in, read_image, write_png
 
 RNG = np.random.default_rng(0)
 
@@ -50,3 +52,28 @@ def test_what_is_no_image_is_refused(tmp_path, content):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"cannot read a\.png as an image"):
         read_image(tmp_path / "a.png")
+
+
+def test_images_of_a_folder_without_those_of_one_in_it(tmp_path):
+    for name in ("b.JPG", "a/c.png", "a/c.txt", "out/d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert images_in(tmp_path, tmp_path / "out") == [Path("a/c.png"), Path("b.JPG")]
+    assert images_in(tmp_path / "a", tmp_path) == [Path("c.png")]
+    with pytest.raises(FileNotFoundError, match=r"no folder at .*absent; give one with images"):
+        images_in(tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"no images in .*empty; expected are files that end in .png, .jpg"):
+        images_in(tmp_path / "empty")
+
+
+def test_captions_are_beside_their_images(tmp_path):
+    (tmp_path / "cat.txt").write_bytes(b"\xef\xbb\xbfa cat\n on a mat \n")
+    assert caption_of(tmp_path / "cat.jpg") == "a cat on a mat"
+    (tmp_path / "dog.txt").write_text(" \n")
+    (tmp_path / "cow.txt").write_bytes(b"\xff")
+    for name, message in (("dog", "dog.txt is empty"), ("cow", "cow.txt is no UTF-8 text")):
+        with pytest.raises(ValueError, match=message):
+            caption_of(tmp_path / f"{name}.png")
+    with pytest.raises(FileNotFoundError, match=r"no caption, expected in owl.txt"):
+        caption_of(tmp_path / "owl.png")

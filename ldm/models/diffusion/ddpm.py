@@ -114,9 +114,9 @@ class LatentDiffusion(pl.LightningModule):
         return self
 
     @torch.no_grad()
-    def get_learned_conditioning(self, prompts: Sequence[str]) -> Tensor:
-        """Tokens of the prompts, (b, n, context_dim)."""
-        return self.cond_stage_model(prompts)
+    def get_learned_conditioning(self, prompts: Sequence[str], **how: Any) -> Tensor:
+        """Tokens of the prompts, (b, n, context_dim); `how` is the text encoder's to know."""
+        return self.cond_stage_model(prompts, **how)
 
     @torch.no_grad()
     def encode_first_stage(self, pixels: Tensor) -> DiagonalGaussianDistribution:

@@ -4,7 +4,7 @@ Notation: x is the noisy latent, z the clean one, eps the noise; x = sqrt(abar) 
 v = sqrt(abar) eps - sqrt(1 - abar) z (Salimans & Ho, arXiv:2202.00512, appendix D).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -46,22 +46,33 @@ def eps_and_z(output: Tensor, x: Tensor, abar: Tensor, parameterization: str) ->
     raise ValueError(f"parameterization must be one of {', '.join(PARAMETERIZATIONS)}, got {parameterization!r}")
 
 
-def guided_output(
-    model: Denoiser, x: Tensor, t: Tensor, cond: Condition, uncond: Condition | None = None, scale: float = 1.0
-) -> Tensor:
+def guided(
+    model: Denoiser, cond: Condition, uncond: Condition | None = None, scale: float = 1.0
+) -> Callable[[Tensor, Tensor], Tensor]:
     """The network's output moved away from the unconditional one (Ho & Salimans, arXiv:2207.12598, eq. (6)).
 
     Both come from one pass wherever both conditions are made of the same parts; in guess mode, where the
-    unconditional one brings no hint, from two.
+    unconditional one brings no hint, from two. What is the same at every time step is done here, once: joining the
+    conditions, and what the model's `prepare_condition` does, if it has one.
+
+    Returns:
+        A function of (x, t).
     """
+    prepare = getattr(model, "prepare_condition", dict)
     if uncond is None or scale == 1.0:
-        return model.apply_model(x, t, cond)
+        alone = prepare(cond)
+        return lambda x, t: model.apply_model(x, t, alone)
     joined = join_conditions(uncond, cond)
-    if joined is None:
-        without, given = model.apply_model(x, t, uncond), model.apply_model(x, t, cond)
-    else:
-        without, given = model.apply_model(torch.cat([x, x]), torch.cat([t, t]), joined).chunk(2)
-    return without + scale * (given - without)
+    passes = [prepare(c) for c in ((uncond, cond) if joined is None else (joined,))]
+
+    def output(x: Tensor, t: Tensor) -> Tensor:
+        if len(passes) == 1:
+            without, given = model.apply_model(torch.cat([x, x]), torch.cat([t, t]), passes[0]).chunk(2)
+        else:
+            without, given = (model.apply_model(x, t, prepared) for prepared in passes)
+        return without + scale * (given - without)
+
+    return output
 
 
 def join_conditions(first: Condition, second: Condition) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ldm.models.diffusion.prediction import Condition, Denoiser, add_noise, eps_and_z, guided_output
+from ldm.models.diffusion.prediction import Condition, Denoiser, add_noise, eps_and_z, guided
 
 Look = Callable[[Tensor, int], tuple[Tensor, Tensor, Tensor]]
 """What the guided model makes of a latent at the i-th noise level: the latent itself, with what is to be kept put in,
@@ -90,6 +90,7 @@ class Sampler(ABC):
         unconditional_guidance_scale: float = 1.0,
         unconditional_conditioning: Condition | None = None,
         generators: Sequence[torch.Generator] | None = None,
+        skip: int = 0,
     ) -> tuple[Tensor, dict[str, list[Tensor]]]:
         """Denoise in `S` steps.
 
@@ -109,29 +110,36 @@ class Sampler(ABC):
             unconditional_guidance_scale: 1 is no guidance.
             unconditional_conditioning: For guidance; without it there is none.
             generators: One for each latent; all noise that is not given is drawn from these.
+            skip: First steps to leave out: what `x0`, noised as it would be by then, takes the place of. All numbers
+                of steps count the others.
 
         Returns:
             Latents (batch_size, c, h, w), and {"x_inter": [...], "pred_x0": [...]} along the way.
 
         Raises:
-            ValueError: If S or eta is out of range, `x_T` has another shape, or `mask` comes without `x0`.
+            ValueError: If S, eta or `skip` is out of range, `x_T` has another shape, or `mask` or `skip` comes
+                without `x0`.
         """
         model = self.model
         device = model.alphas_cumprod.device
         size = (batch_size, *shape)
         timesteps = self.timesteps(S)
+        if not 0 <= skip < S:
+            raise ValueError(f"skip must be at least 0 and below the number of steps, {S}, got {skip}")
+        timesteps = timesteps[skip:]
+        steps = S - skip
         abars = model.alphas_cumprod[timesteps]
-        if (mask is None) != (x0 is None):
-            raise ValueError("mask and x0 go together: give both to keep a part of x0, or neither")
+        if (mask is not None or skip > 0) != (x0 is not None):
+            raise ValueError("x0 goes with mask or skip: give it to keep a part of it or to start from it, or neither")
         if x_T is None:
             x = standard_normal(size, generators, device)
         elif tuple(x_T.shape) == size:
             x = x_T.to(device)
         else:
             raise ValueError(f"x_T must have the shape {size}, got {tuple(x_T.shape)}")
-        prepare = getattr(model, "prepare_condition", dict)
-        cond = prepare(conditioning or {})
-        uncond = None if unconditional_conditioning is None else prepare(unconditional_conditioning)
+        if skip and x0 is not None:
+            x = add_noise(x0, x, abars[0])
+        predict = guided(model, conditioning or {}, unconditional_conditioning, unconditional_guidance_scale)
 
         def noise() -> Tensor:
             return standard_normal(size, generators, device)
@@ -140,17 +148,16 @@ class Sampler(ABC):
             if mask is not None and x0 is not None:
                 x = mask * add_noise(x0, noise(), abars[i]) + (1 - mask) * x
             t = torch.full((batch_size,), timesteps[i], device=device)
-            output = guided_output(model, x, t, cond, uncond, unconditional_guidance_scale)
-            return x, *eps_and_z(output, x, abars[i], model.parameterization)
+            return x, *eps_and_z(predict(x, t), x, abars[i], model.parameterization)
 
         passed: dict[str, list[Tensor]] = {"x_inter": [x], "pred_x0": [x]}
         path = self.solve(look, x, abars, eta, noise)
-        for i, (x, z) in enumerate(tqdm(path, total=S, desc=self.name, disable=not verbose)):
+        for i, (x, z) in enumerate(tqdm(path, total=steps, desc=self.name, disable=not verbose)):
             if callback is not None:
                 callback(i)
             if img_callback is not None:
                 img_callback(z, i)
-            if i % log_every_t == 0 or i == S - 1:
+            if i % log_every_t == 0 or i == steps - 1:
                 passed["x_inter"].append(x)
                 passed["pred_x0"].append(z)
         return x, passed

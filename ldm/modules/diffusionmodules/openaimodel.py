@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ldm.modules.attention import SpatialTransformer
+from ldm.modules.attention import Context, SpatialTransformer, TextKeys, text_keys
 from ldm.modules.blocks import zeroed
 from ldm.modules.diffusionmodules.resblock import Downsample, ResBlock, TimestepEmbedSequential, Upsample
 from ldm.modules.diffusionmodules.util import timestep_embedding
@@ -128,6 +128,7 @@ class UNetEncoder(nn.Module):
         stem = nn.Conv2d(in_channels, model_channels, 3, padding=1)
         self.input_blocks = nn.ModuleList([TimestepEmbedSequential(stem)])
         self.skip_channels = [model_channels]
+        self.skip_reductions = [1]  # how many times smaller than the latent
         channels, factor = model_channels, 1
         for level, mult in enumerate(channel_mult):
             for _ in range(num_res_blocks):
@@ -137,10 +138,12 @@ class UNetEncoder(nn.Module):
                     layers.append(layers_of.transformer(channels))
                 self.input_blocks.append(TimestepEmbedSequential(*layers))
                 self.skip_channels.append(channels)
+                self.skip_reductions.append(factor)
             if level != len(channel_mult) - 1:
                 self.input_blocks.append(TimestepEmbedSequential(Downsample(channels)))
-                self.skip_channels.append(channels)
                 factor *= 2
+                self.skip_channels.append(channels)
+                self.skip_reductions.append(factor)
         self.middle_block = TimestepEmbedSequential(
             layers_of.resblock(channels, channels),
             layers_of.transformer(channels),
@@ -159,10 +162,18 @@ class UNetEncoder(nn.Module):
         """Time embedding (b, 4 * model_channels) of `timesteps` (b,)."""
         return self.time_embed(timestep_embedding(timesteps, self.model_channels).to(self.dtype))
 
-    def encode(self, x: Tensor, emb: Tensor, context: Tensor, guided_hint: Tensor | None = None) -> Iterator[Tensor]:
+    def read(self, context: Context) -> Context:
+        """The prompt's tokens in the network's precision; what they became in each attention stays as it is."""
+        return context if isinstance(context, TextKeys) else context.to(self.dtype)
+
+    def text_keys(self, context: Tensor) -> TextKeys:
+        """The prompt's tokens (b, n, context_dim) as this network's attentions see them, for use at many time steps."""
+        return text_keys(self, context.to(self.dtype))
+
+    def encode(self, x: Tensor, emb: Tensor, context: Context, guided_hint: Tensor | None = None) -> Iterator[Tensor]:
         """Outputs of every input block in order, then of the middle block.
 
-        `guided_hint`, an encoded control image of the first output's shape, is added to that output.
+        `guided_hint`, an encoded control image, is added to the first output; it may be one for the whole batch.
 
         Raises:
             ValueError: If the latent's sides cannot be halved as often as the network does.
@@ -215,24 +226,24 @@ class UNetModel(UNetEncoder):
             zeroed(nn.Conv2d(channels, out_channels, 3, padding=1)),
         )
 
-    def decode(self, h: Tensor, skips: Sequence[Tensor], emb: Tensor, context: Tensor) -> Tensor:
+    def decode(self, h: Tensor, skips: Sequence[Tensor], emb: Tensor, context: Context) -> Tensor:
         """The prediction, from the middle block's output `h` and the input blocks' outputs `skips`, in their order."""
         for block, skip in zip(self.output_blocks, reversed(skips), strict=True):
             h = block(torch.cat([h, skip], dim=1), emb, context)
         return self.out(h)
 
-    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, timesteps: Tensor, context: Context) -> Tensor:
         """Predict from a noisy latent.
 
         Args:
             x: Noisy latent, (b, in_channels, h, w).
             timesteps: (b,), 0 to 999.
-            context: Tokens of the prompt, (b, n, context_dim).
+            context: Tokens of the prompt, (b, n, context_dim), or this network's `text_keys` of them.
 
         Returns:
             Predicted noise or velocity, (b, out_channels, h, w), in the precision of `x`.
         """
-        context = context.to(self.dtype)
+        context = self.read(context)
         emb = self.embed(timesteps)
         *skips, h = self.encode(x.to(self.dtype), emb, context)
         return self.decode(h, skips, emb, context).to(x.dtype)

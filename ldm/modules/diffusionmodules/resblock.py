@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from ldm.modules.attention import SpatialTransformer
+from ldm.modules.attention import Context, SpatialTransformer
 from ldm.modules.blocks import run, upsample_nearest, zeroed
 
 
@@ -67,7 +67,7 @@ class Upsample(nn.Module):
 class TimestepEmbedSequential(nn.Sequential):
     """Blocks in a row, each given what it takes beside the feature map: time, prompt or nothing."""
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, context: Context) -> Tensor:
         for block in self:
             if isinstance(block, ResBlock):
                 x = block(x, emb)

@@ -9,9 +9,11 @@ from functools import cache
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 VOCABULARY = 49408
+START_TOKEN = 49406
 END_TOKEN = 49407
 
 
@@ -38,6 +40,34 @@ def tokenize(texts: str | Sequence[str], max_length: int = 77, pad: int = 0) -> 
     return ids.masked_fill(after_end, pad)
 
 
+def count_tokens(text: str) -> int:
+    """Tokens of a text, without start and end."""
+    return len(_tokenizer().encode(text))
+
+
+def tokenize_whole(texts: str | Sequence[str], max_length: int = 77, pad: int = 0) -> Tensor:
+    """Token ids of texts of any length, in rows that each have a start and an end token.
+
+    Args:
+        texts: Prompts.
+        max_length: Tokens of each row, start and end included.
+        pad: Id of the tokens after the end.
+
+    Returns:
+        int64, (number of texts, rows that the longest needs, max_length); shorter texts end in empty rows.
+    """
+    room = max_length - 2
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    encoded = [_tokenizer().encode(text) for text in texts]
+    rows = max(1, *(-(-len(tokens) // room) for tokens in encoded))
+    ids = torch.full((len(texts), rows, max_length), pad)
+    for text, tokens in enumerate(encoded):
+        for row in range(rows):
+            chunk = [START_TOKEN, *tokens[row * room : (row + 1) * room], END_TOKEN]
+            ids[text, row, : len(chunk)] = torch.tensor(chunk)
+    return ids
+
+
 class _TextEncoder(nn.Module):
     """What the two encoders share: a frozen network, texts in, tokens out."""
 
@@ -54,15 +84,17 @@ class _TextEncoder(nn.Module):
     def freeze(self) -> None:
         self.eval().requires_grad_(False)
 
-    def forward(self, texts: str | Sequence[str], clip_skip: int | None = None) -> Tensor:
+    def forward(self, texts: str | Sequence[str], clip_skip: int | None = None, whole: bool = False) -> Tensor:
         """Encode prompts.
 
         Args:
             texts: One or more prompts.
             clip_skip: From which layer, counted from the end (1 is the last); by default the configured one.
+            whole: Encode texts that are too long in several rows, each by itself, and put their tokens one after the
+                other. They are cut otherwise.
 
         Returns:
-            (number of texts, max_length, width).
+            (number of texts, max_length, width); `max_length` for each row with `whole`, see `tokenize_whole`.
 
         Raises:
             ValueError: If there is no such layer.
@@ -70,8 +102,12 @@ class _TextEncoder(nn.Module):
         clip_skip = self.clip_skip if clip_skip is None else clip_skip
         if not 1 <= clip_skip <= self.layers:
             raise ValueError(f"clip_skip must be between 1 and {self.layers}, the number of layers, got {clip_skip}")
-        ids = tokenize(texts, self.max_length, self.pad)
-        return self.encode_tokens(ids.to(next(self.parameters()).device), clip_skip)
+        device = next(self.parameters()).device
+        if not whole:
+            return self.encode_tokens(tokenize(texts, self.max_length, self.pad).to(device), clip_skip)
+        ids = tokenize_whole(texts, self.max_length, self.pad).to(device)
+        encoded = self.encode_tokens(rearrange(ids, "texts rows n -> (texts rows) n"), clip_skip)
+        return rearrange(encoded, "(texts rows) n c -> texts (rows n) c", texts=len(ids))
 
     def encode(self, texts: str | Sequence[str]) -> Tensor:
         return self(texts)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm.models.diffusion.prediction import add_noise, eps_and_z, guided_output, join_conditions, velocity
+from ldm.models.diffusion.prediction import add_noise, eps_and_z, guided, join_conditions, velocity
 
 ABAR = torch.tensor([0.9991, 0.5, 0.0047]).view(3, 1, 1, 1)
 
@@ -72,28 +72,28 @@ def tokens(*values: float) -> dict[str, list[Tensor]]:
 )
 def test_guidance_moves_away_from_the_unconditional_output(scale, expected):
     model, x = Recorder(), torch.zeros(2, 4, 8, 8)
-    output = guided_output(model, x, torch.tensor([0, 0]), tokens(3, 5), tokens(1, 2), scale)
+    output = guided(model, tokens(3, 5), tokens(1, 2), scale)(x, torch.tensor([0, 0]))
     torch.testing.assert_close(output, torch.tensor(expected)[:, None, None, None].expand_as(x))
 
 
 def test_every_latent_keeps_its_time_step():
     model, x = Recorder(), torch.zeros(2, 4, 8, 8)
-    output = guided_output(model, x, torch.tensor([10, 20]), tokens(3, 5), tokens(1, 2), 2.0)
+    output = guided(model, tokens(3, 5), tokens(1, 2), 2.0)(x, torch.tensor([10, 20]))
     assert output[:, 0, 0, 0].tolist() == [10 + 1 + 2 * 2, 20 + 2 + 2 * 3]
 
 
 def test_one_pass_where_both_conditions_have_the_same_parts():
     model, x, t = Recorder(), torch.zeros(2, 4, 8, 8), torch.tensor([0, 0])
-    guided_output(model, x, t, tokens(3, 5), tokens(1, 2), 2.0)
+    guided(model, tokens(3, 5), tokens(1, 2), 2.0)(x, t)
     assert model.batches == [4]
-    guided_output(model, x, t, {**tokens(3, 5), "c_concat": [x]}, {**tokens(1, 2), "c_concat": None}, 2.0)
+    guided(model, {**tokens(3, 5), "c_concat": [x]}, {**tokens(1, 2), "c_concat": None}, 2.0)(x, t)
     assert model.batches == [4, 2, 2]
 
 
 @pytest.mark.parametrize(("uncond", "scale"), [(None, 9.0), (tokens(1, 2), 1.0)])
 def test_no_guidance_is_one_plain_pass(uncond, scale):
     model, x = Recorder(), torch.zeros(2, 4, 8, 8)
-    output = guided_output(model, x, torch.tensor([0, 0]), tokens(3, 5), uncond, scale)
+    output = guided(model, tokens(3, 5), uncond, scale)(x, torch.tensor([0, 0]))
     assert output[:, 0, 0, 0].tolist() == [3, 5]
     assert model.batches == [2]
 

@@ -60,16 +60,17 @@ def test_guidance_of_a_scale_leads_to_its_model(sampler):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_conditions_are_prepared_once_each_and_not_at_every_step(sampler):
+def test_conditions_are_joined_and_prepared_once_and_not_at_every_step(sampler):
     model, prepared = ExactModel(0.0, 1.0), []
-    model.prepare_condition = lambda cond: prepared.append(cond) or {**cond, "prepared": [torch.zeros(2, 1)]}
+    model.prepare_condition = lambda cond: prepared.append(cond) or {**cond, "prepared": True}
     apply = model.apply_model
     model.apply_model = lambda x, t, cond: apply(x, t, {**cond, "seen": cond["prepared"]})
     cond, uncond = {"c_crossattn": [torch.zeros(2, 7, 4)]}, {"c_crossattn": [torch.ones(2, 7, 4)]}
     sampler(model).sample(
         5, 2, SHAPE, cond, unconditional_guidance_scale=2.0, unconditional_conditioning=uncond, verbose=False
     )
-    assert prepared == [cond, uncond]
+    (joined,) = prepared
+    assert torch.equal(joined["c_crossattn"][0], torch.cat([uncond["c_crossattn"][0], cond["c_crossattn"][0]]))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -129,8 +130,8 @@ def test_progress_is_shown_unless_it_is_not_wanted(sampler, capsys):
     ("arguments", "message"),
     [
         ({"x_T": torch.zeros(1, 4, 4, 4)}, r"x_T must have the shape \(2, 4, 4, 4\), got \(1, 4, 4, 4\)"),
-        ({"mask": torch.ones(2, 1, 4, 4)}, "mask and x0 go together"),
-        ({"x0": torch.ones(2, 4, 4, 4)}, "mask and x0 go together"),
+        ({"mask": torch.ones(2, 1, 4, 4)}, "x0 goes with mask or skip"),
+        ({"x0": torch.ones(2, 4, 4, 4)}, "x0 goes with mask or skip"),
         ({"generators": [torch.Generator()]}, "expected a generator for each of 2 images, got 1"),
     ],
 )

@@ -1,0 +1,224 @@
+"""An image made again from its record alone: the same files, the same batch, and the bytes of the first time."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from cldm.controls import Control
+from cldm.model_files import MODELS, ModelFiles
+from cldm.pipeline import LoadedModel, Progress, generate, load
+from cldm.records import FileHashes, Record, Runtime, WeightsFile, pixels_of
+from ldm.util import choose_device
+
+_SHARE = {field.name for field in fields(Control)} - {"map"}
+_DIGITS = 12  # of a hash, in messages
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files and a device to use in the place of those that a record tells of.
+
+    Attributes:
+        checkpoints: The model's files, as many as the record has; none to find those.
+        config: The yaml.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: auto, float32, bfloat16 or float16.
+        folder: Looked through for files of the record's hashes, beside the places where they were last seen.
+    """
+
+    checkpoints: tuple[Path, ...] = ()
+    config: Path | None = None
+    device: str | None = None
+    precision: str | None = None
+    folder: Path = MODELS
+
+
+class Made(NamedTuple):
+    """An image made again.
+
+    Attributes:
+        image: uint8 RGB, (h, w, 3).
+        record: Of what it was made now; the first time's, if nothing has changed.
+        changes: What is not as it was, a sentence each, and so may change the image.
+    """
+
+    image: np.ndarray
+    record: Record
+    changes: list[str]
+
+
+class Again:
+    """Makes images again; a model, and the images of a batch, are kept for the next record of the same.
+
+    Args:
+        source: Where to take from what the record does not hold.
+        hashes: Of files.
+    """
+
+    def __init__(self, source: Source | None = None, hashes: FileHashes | None = None):
+        self._source = Source() if source is None else source
+        self._hashes = FileHashes() if hashes is None else hashes
+        self._loaded: tuple[tuple, LoadedModel] | None = None
+        self._batch: tuple[Record, list[np.ndarray]] | None = None
+
+    def make(self, record: Record, progress: Progress | None = None) -> Made:
+        """Make the image of a record.
+
+        On the CPU, sums are divided among as many threads as they were; the process keeps that number.
+
+        Args:
+            record: See `cldm.records.read_record`.
+            progress: See `cldm.pipeline.Progress`.
+
+        Raises:
+            FileNotFoundError: If there is no file of a hash that the record has.
+            ValueError: If the record is of no image that can be made, or a given file is no weights.
+            FloatingPointError: If the model gave values that are no numbers.
+        """
+        found = _Files.of(record, self._source, self._hashes)
+        device, changes = self._device(record)
+        model = self._model(found, record, device)
+        _share_alike(record, device)
+        runtime = _runtime(model, record)
+        now = replace(
+            record,
+            weights=found.hashed(found.weights, self._hashes),
+            control_weights=found.hashed(found.control_weights, self._hashes),
+            config=self._hashes.of(found.config),
+            runtime=runtime,
+        )
+        batch = replace(now, seed=now.settings.seed, index=0)
+        if self._batch is None or self._batch[0] != batch:
+            self._batch = batch, generate_again(model, record, progress)
+        changes += [*_other_files(record, now), *_other_runtime(record.runtime, runtime)]
+        return Made(self._batch[1][record.index], now, changes)
+
+    def _device(self, record: Record) -> tuple[torch.device, list[str]]:
+        wanted = self._source.device or (record.runtime.device if record.runtime else "auto")
+        try:
+            return choose_device(wanted), []
+        except ValueError as error:
+            if self._source.device is not None:
+                raise
+            return choose_device("auto"), [f"the image's device is not here: {error}"]
+
+    def _model(self, found: "_Files", record: Record, device: torch.device) -> LoadedModel:
+        flags = record.runtime.flags if record.runtime else {}
+        precision = self._source.precision or (record.runtime.precision if record.runtime else "auto")
+        known = {name: bool(flags.get(name, False)) for name in ("save_memory", "compile")}
+        key = (found, str(device), precision, *known.items())
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = self._batch = None  # before another comes
+            files = ModelFiles(found.config, found.weights)
+            self._loaded = key, load(files, device, precision, found.control_weights, **known)
+        return self._loaded[1]
+
+
+def generate_again(model: LoadedModel, record: Record, progress: Progress | None = None) -> list[np.ndarray]:
+    """All images of the batch that a record is one of, uint8 RGB (h, w, 3) each.
+
+    Args:
+        model: Of the files that the record names.
+        record: Its image is the one of its index.
+        progress: See `cldm.pipeline.Progress`.
+
+    Raises:
+        ValueError: If the record is of no image that can be made.
+        FloatingPointError: If the model gave values that are no numbers.
+    """
+    if record.settings.seeds()[record.index] != record.seed:
+        raise ValueError(
+            f"expected the image {record.index} of a batch to have the seed {record.settings.seeds()[record.index]}, "
+            f"its record says {record.seed}"
+        )
+    for control in record.controls:
+        if unknown := set(control.share) - _SHARE:
+            raise ValueError(f"a control has {', '.join(sorted(unknown))}, unknown to this version; update the project")
+    controls = [Control(pixels_of(control.png), **control.share) for control in record.controls]
+    start, mask = (None if png is None else pixels_of(png) for png in (record.init_image, record.mask))
+    result = generate(
+        model, controls, record.prompt, record.settings, progress, image=start, mask=mask, size=record.size
+    )
+    return result.images
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What a model is loaded from."""
+
+    config: Path
+    weights: tuple[Path, ...]
+    control_weights: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, record: Record, source: Source, hashes: FileHashes) -> "_Files":
+        """The given files, or else those of the record's hashes."""
+
+        def found(file: WeightsFile) -> Path:
+            return hashes.find(file, (source.folder,)) or _not_found(file, source.folder)
+
+        if record.config is None or not record.weights:
+            raise ValueError("the record does not say which weights the image was made with")
+        given = tuple(path.expanduser() for path in source.checkpoints)
+        if given and len(given) != len(record.weights):
+            names = ", ".join(file.name for file in record.weights)
+            raise ValueError(f"the image was made with {len(record.weights)} files ({names}), given are {len(given)}")
+        for path in (*given, *([source.config] if source.config else [])):
+            if not path.is_file():
+                raise FileNotFoundError(f"no file at {path}; give the path of an existing one")
+        return cls(
+            source.config or found(record.config),
+            given or tuple(map(found, record.weights)),
+            tuple(map(found, record.control_weights)),
+        )
+
+    @staticmethod
+    def hashed(paths: Sequence[Path], hashes: FileHashes) -> tuple[WeightsFile, ...]:
+        return tuple(map(hashes.of, paths))
+
+
+def _not_found(file: WeightsFile, folder: Path) -> Path:
+    other = folder / file.name
+    there = f"; {other} is another file of that name" if other.is_file() else ""
+    flag = "--config" if file.name.endswith((".yaml", ".yml")) else "--checkpoint"
+    raise FileNotFoundError(
+        f"no file here has the content of {file.name} ({file.bytes} bytes, SHA-256 {file.sha256[:_DIGITS]}...), which "
+        f"the image was made with: looked for where such a file was last seen, and in {folder}{there}. Get it, or name "
+        f"another with {flag}, which will make another image"
+    )
+
+
+def _share_alike(record: Record, device: torch.device) -> None:
+    """Divide sums as they were, where that changes how they are rounded."""
+    wanted = record.runtime.threads if record.runtime else 0
+    if device.type == "cpu" and 0 < wanted <= (os.cpu_count() or 1):
+        torch.set_num_threads(wanted)
+
+
+def _runtime(model: LoadedModel, record: Record) -> Runtime:
+    flags = record.runtime.flags if record.runtime else {}
+    return Runtime.here(model.device, model.ldm.model.diffusion_model.dtype, **flags)
+
+
+def _other_files(record: Record, now: Record) -> list[str]:
+    before = (*record.weights, *record.control_weights, record.config)
+    after = (*now.weights, *now.control_weights, now.config)
+    return [
+        f"{here.name} (SHA-256 {here.sha256[:_DIGITS]}...) is not {then.name} ({then.sha256[:_DIGITS]}...), which the "
+        "image was made with"
+        for then, here in zip(before, after, strict=True)
+        if then.sha256 != here.sha256
+    ]
+
+
+def _other_runtime(then: Runtime | None, here: Runtime) -> list[str]:
+    if then is None:
+        return []
+    facts = [(name, getattr(then, name), getattr(here, name)) for name in ("device", "precision", "threads")]
+    facts += [(name, version, here.versions.get(name, "none")) for name, version in sorted(then.versions.items())]
+    return [f"{name}: {before} then, {after} now" for name, before, after in facts if before != after]

@@ -1,0 +1,62 @@
+"""What a ControlLDM's networks are told at a time step: prompts, and control images with their ControlNets."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldm.modules.attention import Context
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedControl:
+    """A control image as its ControlNet has encoded it; one for all images of a batch, or one for each.
+
+    Attributes:
+        network: The `ControlNet`.
+        features: (1 or b, model_channels, h, w), from `ControlNet.encode_hint`.
+        scales: Weight of each connection.
+        timesteps: Lowest and highest time step at which it acts; None for all.
+    """
+
+    network: nn.Module
+    features: Tensor
+    scales: Sequence[float]
+    timesteps: tuple[int, int] | None = None
+
+    def acts_at(self, t: Tensor) -> bool:
+        """Whether it acts at time steps `t` (b,), which are all the same unless it acts always."""
+        if self.timesteps is None:
+            return True
+        lowest, highest = self.timesteps
+        return lowest <= int(t[0]) <= highest
+
+    def outputs(self, x: Tensor, t: Tensor, context: Context) -> list[Tensor]:
+        """What is to be added to the U-Net's connections; see `ControlNet.forward`.
+
+        Raises:
+            ValueError: If there are more or fewer weights than connections.
+        """
+        control = self.network(x, None, t, context, self.features)
+        if len(self.scales) != len(control):
+            raise ValueError(f"control_scales must have {len(control)} weights, got {len(self.scales)}")
+        return [c if scale == 1.0 else c * scale for c, scale in zip(control, self.scales, strict=True)]
+
+
+def summed(outputs: Sequence[Sequence[Tensor]]) -> list[Tensor] | None:
+    """Several ControlNets' outputs as one's (arXiv:2302.05543, section 3.4); None for those of none."""
+    if not outputs:
+        return None
+    return [connection[0] if len(connection) == 1 else sum(connection) for connection in zip(*outputs, strict=True)]
+
+
+def one_after_the_other(tokens: Sequence[Tensor]) -> Tensor:
+    """Tokens (b, n, c) of prompts that belong together, by place."""
+    return tokens[0] if len(tokens) == 1 else torch.cat(list(tokens), dim=1)
+
+
+def context_of(cond: Mapping[str, Any], network: nn.Module) -> Context:
+    """The prompts' tokens, or what they become in this network, if that has been prepared."""
+    return cond["text_keys"][network] if "text_keys" in cond else one_after_the_other(cond["c_crossattn"])

@@ -1,0 +1,244 @@
+"""Many images in one go: jobs from an image, a folder or a file of JSON lines, and what is left of them to do."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from annotator.images import SUFFIXES, caption_of, images_in
+from cldm.records import read_record
+from cldm.runner import Runner
+from cldm.settings import RANDOM_SEED, Settings
+from cldm.weights.saving import written_whole
+
+JOBS_SUFFIX = ".jsonl"
+_FILES = ("image",)  # values that name files, from the folder of the file of jobs
+_DIGITS = 10  # of the hash in a result's name
+_NOT_POSSIBLE = (OSError, ValueError, FloatingPointError)  # what one job may fail with, and the next go on
+
+
+@dataclass(frozen=True)
+class Job:
+    """An image to work from and what is asked for.
+
+    Attributes:
+        source: What people call it: an image's path, or a file and a line in it.
+        name: Of what is made, relative, without suffix.
+        control: The app's name.
+        values: What `Runner.run` takes, by name; what is left out has the model's and the app's defaults.
+    """
+
+    source: str
+    name: str
+    control: str
+    values: Mapping[str, Any]
+
+
+class Problem(NamedTuple):
+    """Something that could not be done, and why."""
+
+    source: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.reason}"
+
+
+@dataclass
+class Report:
+    """What was done.
+
+    Attributes:
+        made: How many images.
+        kept: How many were there already.
+        problems: What could not be done.
+    """
+
+    made: int = 0
+    kept: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+
+def jobs_from(
+    source: Path, control: str | None, values: Mapping[str, Any], out: Path
+) -> tuple[list[Job], list[Problem]]:
+    """The jobs that an image, a folder of images (and folders) or a .jsonl file of jobs stands for.
+
+    A job's prompt is its own, or that of `values`, or what the text file beside its image says.
+
+    Args:
+        source: The image, folder or file.
+        control: The app's name, where a line has no "control" of its own.
+        values: For all jobs; a line's own come first.
+        out: Not looked into for images.
+
+    Returns:
+        Jobs, and images or lines that are none.
+
+    Raises:
+        FileNotFoundError: If there is no such source, or nothing in it.
+        ValueError: If the source is something else, or no control is named.
+    """
+    if source.suffix.lower() == JOBS_SUFFIX:
+        return _split(_from_line(source, *line, control, values) for line in _lines(source))
+    if control is None:
+        raise ValueError(f"expected the name of a control for {source}")
+    if source.is_dir():
+        names = images_in(source, out)
+        return _split(_from_image(source / name, name.with_suffix("").as_posix(), control, values) for name in names)
+    if not source.is_file():
+        raise FileNotFoundError(f"no file or folder at {source}; give an image, a folder of images or a .jsonl of jobs")
+    if source.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"expected an image ({', '.join(SUFFIXES)}), a folder or a {JOBS_SUFFIX}, got {source}")
+    return _split([_from_image(source, source.stem, control, values)])
+
+
+def run_jobs(
+    jobs: Iterable[Job],
+    out: Path,
+    runner_of: Callable[[str], Runner],
+    begun: Callable[[Job | None, str], object] = lambda job, what: None,
+) -> Report:
+    """Do jobs, those of one control after the other; what a folder has already is kept.
+
+    The images of a job are `<name>-<hash>.png`, with `-<index>` if there are several. The hash is of the picture, of
+    all that is asked for, and of names and sizes of the files of weights; so another wish has another name.
+
+    Args:
+        jobs: What to do.
+        out: Folder of the images; made if it is not there.
+        runner_of: Makes what does the jobs of a control; one is kept at a time.
+        begun: Called with a job and what is going on with it, and with None when a job is over.
+    """
+    report = Report()
+    for control, group in groupby(sorted(jobs, key=lambda job: job.control), lambda job: job.control):
+        try:
+            runner = runner_of(control)
+            runner.files()
+        except (OSError, ValueError) as error:
+            skipped = [begun(None, "") for _ in group]
+            report.problems.append(Problem(f"{_count(len(skipped), 'job')} of {control}", str(error)))
+            continue
+        missing, without = runner.maps.missing(), 0
+        for job in group:
+            if missing and not job.values.get("is_map", False):
+                without += 1
+            else:
+                _do(job, out, runner, report, begun)
+            begun(None, "")
+        if without:
+            report.problems.append(Problem(f"{_count(without, 'job')} of {control}", missing))
+    return report
+
+
+def names_of(runner: Runner) -> set[str]:
+    """What a job of this app may ask for."""
+    own = {option.name for option in runner.demo.options}
+    if runner.demo.detect_at is not None:
+        own.add("detect_resolution")
+    return {"image", "is_map", "prompt", "resolution", *(setting.name for setting in fields(Settings)), *own}
+
+
+def _do(job: Job, out: Path, runner: Runner, report: Report, begun: Callable[[Job | None, str], object]) -> None:
+    import torch
+
+    begun(job, "Looking")
+    try:
+        values = _complete(job, runner)
+        paths = _paths(out, job, values, runner)
+        there = [path for path in paths if path.exists()]
+        report.kept += len(there)
+        if len(there) == len(paths):
+            return
+        if there and values["seed"] == RANDOM_SEED:
+            values["seed"] = read_record(there[0]).settings.seed  # the batch that was interrupted
+        pictures = runner.run(values, lambda update: begun(job, update.what))
+        for path, picture in zip(paths, pictures.images, strict=True):
+            if path not in there:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with written_whole(path) as unfinished:
+                    shutil.copyfile(picture, unfinished)
+                report.made += 1
+    except torch.OutOfMemoryError:
+        report.problems.append(Problem(job.source, "out of memory: ask for fewer images or a lower resolution"))
+    except _NOT_POSSIBLE as error:
+        report.problems.append(Problem(job.source, str(error)))
+
+
+def _complete(job: Job, runner: Runner) -> dict[str, Any]:
+    """All values of a job."""
+    if unknown := set(job.values) - names_of(runner):
+        raise ValueError(
+            f"{job.control} has no setting {', '.join(sorted(unknown))}; it has {', '.join(sorted(names_of(runner)))}"
+        )
+    if not isinstance(job.values["prompt"], str):
+        raise ValueError(f"prompt must be a text, may be empty, got {job.values['prompt']!r}")
+    settings, resolution, _ = runner.defaults()
+    own = {option.name: option.value for option in runner.demo.options}
+    if runner.demo.detect_at is not None:
+        own["detect_resolution"] = runner.demo.detect_at
+    return {**asdict(settings), "resolution": resolution, "is_map": False, **own, **job.values}
+
+
+def _paths(out: Path, job: Job, values: Mapping[str, Any], runner: Runner) -> list[Path]:
+    """Where the images of a job belong."""
+    usual = asdict(Settings())
+    asked = {name: value for name, value in values.items() if name not in usual or value != usual[name]}
+    for name in _FILES:
+        asked[name] = hashlib.sha256(Path(values[name]).read_bytes()).hexdigest()
+    files = [(path.name, path.stat().st_size) for path in (runner.files().config, *runner.files().checkpoints)]
+    text = json.dumps([job.control, asked, files], sort_keys=True)
+    stem = f"{job.name}-{hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]}"
+    count = values["images"]
+    if not isinstance(count, int) or count == 1:
+        return [out / f"{stem}.png"]
+    return [out / f"{stem}-{index}.png" for index in range(count)]
+
+
+def _from_image(image: Path, name: str, control: str, values: Mapping[str, Any]) -> Job | Problem:
+    try:
+        prompt = values["prompt"] if "prompt" in values else caption_of(image)
+    except (OSError, ValueError) as error:
+        return Problem(str(image), f"{error}; or give a prompt for all")
+    return Job(str(image), name, control, {**values, "image": str(image), "prompt": prompt})
+
+
+def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    if not file.is_file():
+        raise FileNotFoundError(f"no file of jobs at {file}; expected is one JSON object a line")
+    lines = [(number, line) for number, line in enumerate(file.read_bytes().splitlines(), 1) if line.strip()]
+    if not lines:
+        raise FileNotFoundError(f"no jobs in {file}; expected is one JSON object a line")
+    return iter(lines)
+
+
+def _from_line(file: Path, number: int, line: bytes, control: str | None, values: Mapping[str, Any]) -> Job | Problem:
+    source = f"{file}, line {number}"
+    try:
+        own = json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        return Problem(source, f"expected a JSON object, got something else: {error}")
+    if not isinstance(own, dict) or not isinstance(own.get("image"), str):
+        return Problem(source, 'expected a JSON object such as {"image": "cat.png", "prompt": "a cat"}')
+    image = file.parent / own.pop("image")
+    control, name = own.pop("control", control), own.pop("name", image.stem)
+    if not isinstance(control, str):
+        return Problem(source, 'expected a "control", here or for all')
+    if not isinstance(name, str) or not re.search(r"\w", name) or PurePosixPath(name).is_absolute() or ".." in name:
+        return Problem(source, f'expected a "name" that is a relative path without "..", got {name!r}')
+    job = _from_image(image, name, control, {**values, **own})
+    return job._replace(source=source) if isinstance(job, Problem) else Job(source, name, control, job.values)
+
+
+def _split(found: Iterable[Job | Problem]) -> tuple[list[Job], list[Problem]]:
+    everything = list(found)
+    return [f for f in everything if isinstance(f, Job)], [f for f in everything if isinstance(f, Problem)]
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"

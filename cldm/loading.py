@@ -1,0 +1,105 @@
+"""From files to a model ready for `cldm.pipeline.generate`, with as many ControlNets as are asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cldm.cldm import ControlLDM, ControlNet
+from cldm.model import load_control, load_model
+from cldm.model_files import ModelFiles
+from cldm.weights.layouts import CONTROL
+from cldm.weights.reading import read_weights
+from ldm.util import choose_device
+
+_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A Stable Diffusion with its ControlNets, as `load` makes it.
+
+    Attributes:
+        ldm: The model; its own ControlNet is the first.
+        controls: All ControlNets, in the order that `Control.model` counts in.
+        device: Where it computes.
+        save_memory: Whether a part is on the device only while it is in use, and the autoencoder works in strips.
+    """
+
+    ldm: ControlLDM
+    controls: tuple[ControlNet, ...]
+    device: torch.device
+    save_memory: bool = False
+
+    @property
+    def rest(self) -> torch.device | None:
+        """Where the autoencoder's whole feature maps are while it works in strips; None if it does not."""
+        return torch.device("cpu") if self.save_memory else None
+
+    @classmethod
+    def of(cls, model: "ControlLDM | LoadedModel") -> "LoadedModel":
+        """The model itself, or a ControlLDM with its one ControlNet where its weights are."""
+        if isinstance(model, LoadedModel):
+            return model
+        return cls(model, (model.control_model,), model.alphas_cumprod.device)
+
+
+def load(
+    files: ModelFiles,
+    device: str | torch.device = "auto",
+    precision: str = "auto",
+    controls: Sequence[str | Path] = (),
+    *,
+    save_memory: bool = False,
+    compile: bool = False,
+) -> LoadedModel:
+    """A model ready for `generate`.
+
+    Args:
+        files: Configuration and weights, see `find_model`.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: Of the networks: auto (float16 on CUDA, else float32), float32, bfloat16 or float16. The
+            autoencoder and Stable Diffusion 2.1's attention, which overflow in float16, compute in float32 then.
+        controls: Files of ControlNets beside the one in `files`, in any known shape (a full checkpoint, the ControlNet
+            alone with or without prefix, diffusers' file or folder, a difference). They share the base's memory. If
+            `files` is a Stable Diffusion without a ControlNet, the first of these takes its place.
+        save_memory: Keep on the device only what is in use, and let the autoencoder work in strips; the images are
+            the same within rounding.
+        compile: Compile the networks with `torch.compile` at their first use, which takes minutes; needs a compiler.
+
+    Raises:
+        FileNotFoundError: If a file is not there.
+        ValueError: If a file is damaged or does not fit the configuration, or device or precision are unknown.
+    """
+    chosen = choose_device(device)
+    dtype = choose_precision(precision, chosen)
+    checkpoints, further = list(files.checkpoints), list(controls)
+    if further and len(checkpoints) == 1 and not _has_control(checkpoints[0]):
+        checkpoints.append(Path(further.pop(0)))
+    ldm = load_model(files.config, *checkpoints, device="cpu", dtype=dtype).requires_grad_(False)
+    networks = [load_control(files.config, file, checkpoints[0], dtype=dtype) for file in further]
+    if save_memory:
+        for name, buffer in ldm.named_buffers(recurse=False):  # the noise schedule; the samplers compute where it is
+            setattr(ldm, name, buffer.to(chosen))
+    else:
+        for module in (ldm, *networks):
+            module.to(chosen)
+    return LoadedModel(ldm, (ldm.control_model, *networks), chosen, save_memory)
+
+
+def choose_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The type of that name; "auto" is float16 on CUDA and float32 elsewhere.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if precision == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if precision not in _PRECISIONS:
+        raise ValueError(f"precision must be auto, {', '.join(_PRECISIONS)}, got {precision!r}")
+    return _PRECISIONS[precision]
+
+
+def _has_control(checkpoint: Path) -> bool:
+    return any(name.startswith(CONTROL) for name in read_weights(checkpoint))

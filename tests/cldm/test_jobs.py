@@ -1,0 +1,235 @@
+"""Jobs from images, folders and files of lines, and what a folder of results has of them."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tiny
+from annotator.canny import CannyDetector
+from annotator.hed import HEDdetector
+from cldm.apps import Demo, Slider
+from cldm.jobs import Job, Problem, jobs_from, names_of, run_jobs
+from cldm.records import read_record
+from cldm.runner import Machine, Runner
+
+DEMO = Demo("Canny", "canny", CannyDetector, (Slider("Low", 1, 255, 100), Slider("High", 1, 255, 200)))
+QUICK = {"steps": 1, "resolution": 64, "prompt": "a bird"}
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    config, checkpoint = tiny.write_model(tmp_path_factory.mktemp("model"))
+    return Machine((str(checkpoint),), str(config), "cpu")
+
+
+@pytest.fixture(scope="module")
+def runner(machine: Machine) -> Runner:
+    return Runner(DEMO, machine)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two pictures, one of them in a folder, with a caption each."""
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    for name, side in (("a", 16), ("b/c", 30)):
+        pixels[8 : 8 + side, 8:40] = (250, 120, 30)
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True, parents=True)
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{name}.png")
+        (tmp_path / "in" / f"{name}.txt").write_text(f"square {name}")
+    return tmp_path / "in"
+
+
+def made(out: Path) -> dict[str, bytes]:
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def run(source: Path, out: Path, runner: Runner, **values):
+    jobs, problems = jobs_from(source, "canny", values, out)
+    assert problems == []
+    return run_jobs(jobs, out, lambda control: runner)
+
+
+def write_lines(folder: Path, *lines: object) -> Path:
+    file = folder / "jobs.jsonl"
+    file.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return file
+
+
+def test_a_job_makes_what_the_app_makes(runner, folder, tmp_path):
+    values = {**QUICK, "seed": 5, "images": 2, "low": 50}
+    report = run(folder / "a.png", tmp_path / "out", runner, **values)
+    assert (report.made, report.kept, report.problems) == (2, 0, [])
+    by_app = runner.run({**asdict(runner.defaults()[0]), **values, "image": str(folder / "a.png")})
+    assert list(made(tmp_path / "out").values()) == [path.read_bytes() for path in by_app.images]
+    assert [name[:2] + name[-6:] for name in made(tmp_path / "out")] == ["a--0.png", "a--1.png"]
+
+
+def test_a_folder_keeps_its_folders_and_every_image_its_caption(runner, folder, tmp_path):
+    report = run(folder, tmp_path / "out", runner, steps=1, seed=1)
+    assert report.made == 2
+    records = [read_record(path) for path in sorted((tmp_path / "out").rglob("*.png"))]
+    assert [record.prompt for record in records] == ["square a", "square b/c"]
+    assert [path.parent.name for path in sorted((tmp_path / "out").rglob("*.png"))] == ["out", "b"]
+
+
+def test_what_is_there_is_kept_and_the_rest_made_again_alike(runner, folder, tmp_path):
+    values = {"steps": 1, "images": 2}  # of a seed that is picked
+    run(folder, tmp_path / "out", runner, **values)
+    first = made(tmp_path / "out")
+    assert run(folder, tmp_path / "out", runner, **values).kept == 4
+    lost = sorted(first)[1]
+    (tmp_path / "out" / lost).unlink()
+    report = run(folder, tmp_path / "out", runner, **values)
+    assert (report.made, report.kept) == (1, 3)
+    assert made(tmp_path / "out") == first
+
+
+def test_an_interrupted_run_goes_on(runner, folder, tmp_path):
+    def interrupted(job: Job | None, what: str) -> None:
+        if job is not None and job.name == "b/c" and what.startswith("Step"):
+            raise KeyboardInterrupt
+
+    jobs, _ = jobs_from(folder, "canny", {"steps": 1, "seed": 3}, tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(jobs, tmp_path / "out", lambda control: runner, interrupted)
+    assert len(made(tmp_path / "out")) == 1
+    report = run_jobs(jobs, tmp_path / "out", lambda control: runner)
+    assert (report.made, report.kept) == (1, 1)
+    run(folder, tmp_path / "whole", runner, steps=1, seed=3)
+    assert made(tmp_path / "out") == made(tmp_path / "whole")
+
+
+def test_another_wish_or_picture_has_another_name(runner, folder, tmp_path):
+    for values in (QUICK, {**QUICK, "low": 50}, {**QUICK, "prompt": "a cat"}, {**QUICK, "is_map": True}):
+        assert run(folder / "a.png", tmp_path / "out", runner, seed=1, **values).made == 1
+    assert run(folder / "a.png", tmp_path / "out", runner, seed=1, **QUICK, low=100, scale=2.0).kept == 1
+    Image.new("RGB", (64, 64)).save(folder / "a.png")
+    assert run(folder / "a.png", tmp_path / "out", runner, seed=1, **QUICK).made == 1
+
+
+def test_what_cannot_be_done_is_listed_and_the_rest_done(runner, folder, tmp_path):
+    (folder / "broken.png").write_bytes(b"no image")
+    Image.new("RGB", (3000, 10)).save(folder / "strip.png")
+    jobs, problems = jobs_from(folder, "canny", {**QUICK, "resolution": 128}, tmp_path / "out")
+    report = run_jobs(jobs, tmp_path / "out", lambda control: runner)
+    assert problems == []
+    assert report.made == 2
+    assert [problem.source for problem in report.problems] == [str(folder / "broken.png"), str(folder / "strip.png")]
+    assert str(report.problems[0]).startswith(f"{folder}/broken.png: cannot read broken.png as an image")
+    assert "too long and narrow" in report.problems[1].reason
+
+
+def test_images_without_a_prompt_are_listed(folder, tmp_path):
+    (folder / "a.txt").unlink()
+    jobs, problems = jobs_from(folder, "canny", {}, tmp_path)
+    assert [job.values["prompt"] for job in jobs] == ["square b/c"]
+    assert problems == [Problem(str(folder / "a.png"), "no caption, expected in a.txt; or give a prompt for all")]
+    jobs, problems = jobs_from(folder, "canny", {"prompt": ""}, tmp_path)
+    assert ([job.values["prompt"] for job in jobs], problems) == (["", ""], [])
+
+
+def test_lines_have_names_of_their_own(folder, tmp_path):
+    file = write_lines(
+        folder,
+        {"image": "a.png", "steps": 3},
+        "",
+        {"image": "b/c.png", "prompt": "a bird", "control": "hed", "name": "birds/1", "is_map": True},
+    )
+    jobs, problems = jobs_from(file, "canny", {"steps": 2, "eta": 0.5}, tmp_path)
+    assert problems == []
+    common = {"eta": 0.5}
+    assert jobs == [
+        Job(f"{file}, line 1", "a", "canny", {**common, "steps": 3, "image": f"{folder}/a.png", "prompt": "square a"}),
+        Job(
+            f"{file}, line 3",
+            "birds/1",
+            "hed",
+            {**common, "steps": 2, "is_map": True, "image": f"{folder}/b/c.png", "prompt": "a bird"},
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "expected a JSON object, got something else: Expecting"),
+        ("[" * 100_000, "expected a JSON object, got something else"),
+        ("[1]", r'expected a JSON object such as {"image": "cat.png", "prompt": "a cat"}'),
+        ({"prompt": "a bird"}, "expected a JSON object such as"),
+        ({"image": "absent.png"}, "no caption, expected in absent.txt; or give a prompt for all"),
+        ({"image": "a.png", "name": "../a"}, 'expected a "name" that is a relative path without "..", got \'../a\''),
+        ({"image": "a.png", "name": "/a"}, 'expected a "name" that is a relative path'),
+        ({"image": "a.png", "name": 3}, 'expected a "name" that is a relative path'),
+        ({"image": "a.png", "control": 3}, 'expected a "control", here or for all'),
+    ],
+)
+def test_malformed_lines_are_listed_by_number(folder, tmp_path, line, message):
+    file = write_lines(folder, {"image": "a.png"}, line, {"image": "a.png"})
+    jobs, (problem,) = jobs_from(file, "canny", {}, tmp_path)
+    assert len(jobs) == 2
+    assert problem.source == f"{file}, line 2"
+    assert problem.reason.startswith(message)
+
+
+def test_impossible_values_of_a_line_are_listed(runner, folder, tmp_path):
+    wrong = [{"steps": 0}, {"steps": "many"}, {"warmth": 3}, {"images": 2.5}, {"prompt": None}, {"image": "absent.png"}]
+    file = write_lines(folder, *({"image": "a.png", **QUICK, **values} for values in wrong))
+    jobs, _ = jobs_from(file, "canny", {}, tmp_path / "out")
+    report = run_jobs(jobs, tmp_path / "out", lambda control: runner)
+    reasons = [problem.reason for problem in report.problems]
+    assert report.made == 0
+    assert [problem.source for problem in report.problems] == [f"{file}, line {i}" for i in range(1, 7)]
+    assert reasons[0] == "steps must be a whole number from 1 to 100, got 0"
+    assert reasons[1] == "steps must be a whole number from 1 to 100, got 'many'"
+    assert reasons[2].startswith("canny has no setting warmth; it has added_prompt, ")
+    assert reasons[3] == "images must be a whole number from 1 to 12, got 2.5"
+    assert reasons[4] == "prompt must be a text, may be empty, got None"
+    assert "absent.png" in reasons[5]
+
+
+def test_a_missing_detector_or_app_is_said_once(machine, folder, tmp_path):
+    hed = Runner(Demo("HED", "hed", HEDdetector, weights="hed", detect_at=128), machine)
+    assert "detect_resolution" in names_of(hed)
+    lines = [{"image": "a.png", **QUICK, "control": control} for control in ("hed", "hed", "fog")]
+    file = write_lines(folder, *lines, {"image": "a.png", **QUICK, "control": "hed", "is_map": True})
+
+    def runner_of(control: str) -> Runner:
+        if control == "fog":
+            raise ValueError("control must be hed, got 'fog'")
+        return hed
+
+    over: list[None] = []
+    jobs, _ = jobs_from(file, None, {}, tmp_path / "out")
+    report = run_jobs(jobs, tmp_path / "out", runner_of, lambda job, what: over.append(None) if job is None else None)
+    assert report.made == 1
+    assert [problem.source for problem in report.problems] == ["1 job of fog", "2 jobs of hed"]
+    assert "Run `python tool_download.py hed`" in report.problems[1].reason
+    assert len(over) == 4
+
+
+def test_sources_that_are_none_are_refused(folder, tmp_path):
+    (folder / "empty.jsonl").write_text("\n\n")
+    for source, message in (
+        (folder / "absent", "no file or folder at .*absent; give an image, a folder of images or a .jsonl of jobs"),
+        (folder / "absent.jsonl", "no file of jobs at .*absent.jsonl"),
+        (folder / "empty.jsonl", "no jobs in .*empty.jsonl; expected is one JSON object a line"),
+    ):
+        with pytest.raises(FileNotFoundError, match=message):
+            jobs_from(source, "canny", {}, tmp_path)
+    with pytest.raises(ValueError, match=r"expected an image \(.png, .*\), a folder or a .jsonl, got .*a.txt"):
+        jobs_from(folder / "a.txt", "canny", {}, tmp_path)
+    with pytest.raises(ValueError, match="expected the name of a control"):
+        jobs_from(folder, None, {}, tmp_path)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_detectors() -> Iterator[None]:
+    """As on a machine where nothing is downloaded."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("annotator.util.CHECKPOINT_FOLDER", Path("/nowhere"))
+        yield

@@ -1,0 +1,124 @@
+"""The command line."""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tiny
+from cldm.demo import Demo
+from cldm.records import read_record
+from tool_generate import controls, demo_of, main
+
+Run = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Flags of the tiny model."""
+    config, checkpoint = tiny.write_model(tmp_path_factory.mktemp("model"))
+    return ["--checkpoint", str(checkpoint), "--config", str(config), "--device", "cpu"]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: list[str]) -> Run:
+    """Runs the tool in a folder with two images and captions in `in`; gives its exit code."""
+    (tmp_path / "in").mkdir()
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    for name, side in (("small", 16), ("tall", 30)):
+        pixels[8 : 8 + side, 8:40] = (250, 120, 30)
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{name}.png")
+        (tmp_path / "in" / f"{name}.txt").write_text(f"{name} square")
+    monkeypatch.chdir(tmp_path)
+
+    def tool(*arguments: str, flags: list[str] = model) -> int:
+        with pytest.raises(SystemExit) as end:
+            main([*arguments, *flags])
+        if isinstance(end.value.code, str):  # as Python does at the end of a script
+            print(end.value.code, file=sys.stderr)
+            return 1
+        return end.value.code
+
+    return tool
+
+
+def test_a_folder_is_done_gone_on_with_and_made_again_from_metadata_alone(run, tmp_path, capsys):
+    (tmp_path / "in" / "broken.png").write_bytes(b"no image")
+    command = ("in", "--control", "canny", "--out", "out", "steps=1", "seed=4", "--prompt", "a bird", "eta=0.5")
+    assert run(*command) == 1
+    told = capsys.readouterr()
+    assert "out: 2 images made, 0 kept, problems: 1" in told.out
+    assert "in/broken.png: cannot read broken.png as an image" in told.err
+    (tmp_path / "in" / "broken.png").unlink()
+    assert run(*command) == 0
+    assert "out: 0 images made, 2 kept, problems: 0" in capsys.readouterr().out
+    images = sorted((tmp_path / "out").iterdir())
+    record = read_record(images[0])
+    assert (record.prompt, record.seed, record.settings.eta) == ("a bird", 4, 0.5)
+
+    assert run("--again", *map(str, images), "--out", "again", flags=[]) == 0
+    said = capsys.readouterr()
+    for image in images:
+        assert (tmp_path / "again" / image.name).read_bytes() == image.read_bytes()
+        assert f"again/{image.name}: the same bytes as {image}" in said.out
+    assert run("--again", str(images[0]), "--out", "again", flags=[]) == 1
+    assert "exists and is not overwritten" in capsys.readouterr().err
+
+
+def test_lines_of_jobs_and_a_malformed_one(run, tmp_path, capsys):
+    lines = [{"image": "in/small.png", "name": "a/b"}, {"image": "in/tall.png", "control": "none", "guess_mode": True}]
+    (tmp_path / "jobs.jsonl").write_text(f"{json.dumps(lines[0])}\n{{\n{json.dumps(lines[1])}\n")
+    assert run("jobs.jsonl", "--control", "scribble", "--out", "out", "steps=1", "sampler=unipc") == 1
+    told = capsys.readouterr()
+    assert "jobs.jsonl, line 2: expected a JSON object" in told.err
+    assert "out: 2 images made, 0 kept, problems: 1" in told.out
+    (scribble,) = (read_record(path) for path in (tmp_path / "out" / "a").glob("b-*.png"))
+    (none,) = (read_record(path) for path in (tmp_path / "out").glob("tall-*.png"))
+    assert (scribble.prompt, none.prompt) == ("small square", "tall square")
+    assert (scribble.controls[0].kind, scribble.controls[0].is_map) == ("scribble", False)
+    assert (none.controls[0].kind, none.controls[0].is_map) == ("", True)
+    assert (scribble.settings.guess_mode, none.settings.guess_mode) == (False, True)
+    assert scribble.settings.sampler == none.settings.sampler == "unipc"
+
+
+def test_every_app_is_a_control():
+    assert {"canny", "hough", "hed", "fake_scribble", "pose", "seg", "depth", "normal"} <= set(controls())
+    for control in controls():
+        assert isinstance(demo_of(control), Demo)
+        assert demo_of(control).name == control
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["in", "--control", "hed"], "hed: no checkpoint at .* Run `python tool_download.py hed`"),
+        (["in", "--control", "fog"], r"2 jobs of fog: control must be one of canny, .* or none, got 'fog'"),
+        (["in"], "error: expected the name of a control for in"),
+        (["in", "in", "--control", "canny"], "error: expected one image, folder or .jsonl of jobs, got 2: in, in"),
+        (["--control", "canny"], "error: expected one image, folder or .jsonl of jobs, got 0"),
+        (["absent", "--control", "canny"], "error: no file or folder at absent"),
+        (["in", "--control", "canny", "warmth=3"], "in/small.png: canny has no setting warmth; it has added_prompt"),
+        (
+            ["in", "--control", "canny", "steps=all"],
+            "in/small.png: steps must be a whole number from 1 to 100, got 'all'",
+        ),
+        (["--again", "in/small.png"], "in/small.png has nothing in it about how it was made"),
+        (["--again", "in/small.png", "steps=3"], "error: --again takes everything from the image, got steps=3 as well"),
+    ],
+)
+def test_mistakes_are_one_line(run, tmp_path, capsys, arguments, complaint):
+    (tmp_path / "none").mkdir()
+    assert run(*arguments, "--out", "out", "--detector", "none") > 0
+    said = capsys.readouterr().err
+    assert re.search(complaint, said), said
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_map_alone_needs_its_controlnet(run, capsys):
+    assert run("in", "--control", "none", "--out", "out", flags=[]) == 1
+    assert "--control none needs --checkpoint, to say which ControlNet follows the map" in capsys.readouterr().err

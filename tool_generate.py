@@ -1,0 +1,215 @@
+"""Generate images without a browser: of one image, of a folder of them, or of a file of jobs.
+
+python tool_generate.py bird.jpg --control canny --prompt "a bird" --out birds
+python tool_generate.py photos --control hed --out paintings steps=30 seed=7
+python tool_generate.py jobs.jsonl --out images
+python tool_generate.py --again birds/bird-3f2a910c55.png --out again
+
+NAME=VALUE is anything that the control's app has: prompt, resolution, detect_resolution, is_map, its detector's
+options, and the settings steps, scale, eta, strength, seed, images, ... Of a folder, every image's prompt is in the
+.txt file beside it, if none is given for all. A line of a .jsonl is an object of the same names, with "image", and
+"control" and "name" if you like. Interrupt it when you like: what is done is kept, and the same command goes on.
+
+--again makes an image that an app or this tool has saved once more, from what is in its file, to the byte on the same
+machine, and says what is different if anything is.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from cldm.apps import Demo
+from cldm.jobs import Job, Report, jobs_from, run_jobs
+from cldm.runner import Machine, Runner
+from cldm.settings import Settings
+
+NO_DETECTOR = "none"
+_ROOT = Path(__file__).parent
+_TEXTS = {"prompt", *(name for name, value in asdict(Settings()).items() if isinstance(value, str))}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = _parser().parse_intermixed_args(arguments)
+    try:
+        if given.again:
+            code = _again(given)
+        else:
+            report = _generate(given)
+            for problem in report.problems:
+                print(problem, file=sys.stderr)
+            print(f"{given.out}: {report.made} images made, {report.kept} kept, problems: {len(report.problems)}")
+            code = 1 if report.problems else 0
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit(f"\nStopped; the same command goes on where {given.out} was left.") from None
+    sys.exit(code)
+
+
+def controls() -> list[str]:
+    """The apps' names."""
+    return sorted(path.stem.removeprefix("gradio_").removesuffix("2image") for path in _ROOT.glob("gradio_*2image.py"))
+
+
+def demo_of(control: str) -> Demo:
+    """The app of that name, or one whose input is a map already.
+
+    Raises:
+        ValueError: If there is no such app.
+    """
+    if control == NO_DETECTOR:
+        return Demo("The control map as it is", "", _no_detector, name="map")
+    if control not in controls():
+        raise ValueError(f"control must be one of {', '.join(controls())} or {NO_DETECTOR}, got {control!r}")
+    return import_module(f"gradio_{control}2image").demo
+
+
+def _generate(given: argparse.Namespace) -> Report:
+    sources, values = _sources_and_values(given)
+    if len(sources) != 1:
+        raise ValueError(f"expected one image, folder or .jsonl of jobs, got {len(sources)}: {', '.join(sources)}")
+    machine = Machine(
+        checkpoints=tuple(given.checkpoint),
+        config=given.config,
+        device=given.device or "auto",
+        precision=given.precision or "auto",
+        save_memory=given.save_memory,
+        detector=given.detector,
+    )
+    jobs, problems = jobs_from(Path(sources[0]), given.control, values, given.out)
+
+    def runner_of(control: str) -> Runner:
+        runner = Runner(demo_of(control), machine)
+        if control == NO_DETECTOR and not machine.checkpoints:
+            raise ValueError(
+                f"--control {NO_DETECTOR} needs --checkpoint, to say which ControlNet follows the map; or give the "
+                "map's own control, and is_map=true"
+            )
+        if runner.files().notice:
+            print(runner.files().notice.replace("**", "").replace("`", ""), file=sys.stderr)
+        return runner
+
+    with tqdm(total=len(jobs), unit="job") as progress:
+
+        def begun(job: Job | None, what: str) -> None:
+            if job is None:
+                progress.update()
+            else:
+                progress.set_postfix_str(f"{job.name}: {what}")
+
+        prepared = [_without_detector(job) if job.control == NO_DETECTOR else job for job in jobs]
+        report = run_jobs(prepared, given.out, runner_of, begun)
+    report.problems[:0] = problems
+    return report
+
+
+def _again(given: argparse.Namespace) -> int:
+    from cldm.again import Again, Source
+    from cldm.records import read_record, save_png
+
+    if words := given.words:
+        raise ValueError(f"--again takes everything from the image, got {' '.join(words)} as well")
+    again = Again(Source(tuple(map(Path, given.checkpoint)), given.config, given.device, given.precision))
+    given.out.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    for path in given.again:
+        try:
+            record = read_record(path)
+            with tqdm(total=record.settings.steps, unit="step", desc=path.name) as progress:
+                made = again.make(record, lambda done, steps, z, bar=progress: bar.update(done - bar.n))
+            written = save_png(given.out / path.name, made.image, made.record)
+        except (OSError, ValueError, FloatingPointError) as error:
+            print(f"{path}: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        for change in made.changes:
+            print(f"{path}: {change}", file=sys.stderr)
+        print(f"{written}: {_compared(path, written)}")
+    return 1 if failed else 0
+
+
+def _compared(first: Path, again: Path) -> str:
+    if first.read_bytes() == again.read_bytes():
+        return f"the same bytes as {first}"
+    one, other = (np.asarray(Image.open(path)).astype(int) for path in (first, again))
+    if one.shape == other.shape and (one == other).all():
+        return f"the same pixels as {first}, in another file"
+    most = abs(one - other).max() if one.shape == other.shape else 255
+    return f"differs from {first} by up to {most} of 255"
+
+
+def _sources_and_values(given: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
+    """What of the words is a source, and what sets a value."""
+    values = {} if given.prompt is None else {"prompt": given.prompt}
+    sources = []
+    for word in given.words:
+        if match := re.fullmatch(r"([a-z]\w*)=(.*)", word, re.DOTALL):
+            values[match[1]] = _value(*match.groups())
+        else:
+            sources.append(word)
+    return sources, values
+
+
+def _value(name: str, text: str) -> Any:
+    """True, 5 or 0.5 as they are written; anything else, and what is a text by its name, as a text."""
+    if name in _TEXTS:
+        return text
+    try:
+        return json.loads(text.lower())
+    except ValueError:
+        return text
+
+
+def _without_detector(job: Job) -> Job:
+    return Job(job.source, job.name, job.control, {**job.values, "is_map": True})
+
+
+def _no_detector(**ignored: Any) -> Any:
+    raise ValueError("expected a control map, for which no detector is needed")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", metavar="IMAGE|FOLDER|JOBS.jsonl NAME=VALUE", help="see above")
+    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="for the images; made if need be")
+    parser.add_argument(
+        "--control",
+        metavar="NAME",
+        help=f"{', '.join(controls())}; or {NO_DETECTOR}: the images are maps for the ControlNet of --checkpoint",
+    )
+    parser.add_argument("--prompt", help="for all images; by default what the .txt beside each says")
+    parser.add_argument("--again", nargs="+", type=Path, metavar="PNG", help="make these once more")
+    parser.add_argument(
+        "--checkpoint",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="weights: one file with everything, or a Stable Diffusion and a ControlNet; by default "
+        "models/control_sd15_..., or else the bundled miniature; with --again, what the image was made with",
+    )
+    parser.add_argument("--config", metavar="YAML", help="architecture; by default that of Stable Diffusion 1.5")
+    parser.add_argument("--device", help="auto (the default), cpu, cuda, cuda:N or mps; with --again, the image's")
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        help="of the networks; auto, the default, is float16 on CUDA and float32 elsewhere; with --again, the image's",
+    )
+    parser.add_argument(
+        "--detector", metavar="FILE", help="the detector's weights, a file or its folder; by default annotator/ckpts"
+    )
+    parser.add_argument("--save-memory", action="store_true", help="what is not in use leaves the accelerator")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
