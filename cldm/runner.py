@@ -196,7 +196,7 @@ class Runner:
             runtime=loaded.runtime,
         )
         images = self._saved(folder, result.images, result.seeds, record)
-        return Pictures(shown, images, result.seeds, tuple(getattr(result, "notices", ())))
+        return Pictures(shown, images, result.seeds, result.notices)
 
     def weights(self) -> set[str]:
         """SHA-256 of the model's files; empty before it is loaded."""
@@ -218,15 +218,13 @@ class Runner:
             from cldm.preview import LatentColours
 
             files, machine = self.files(), self.machine
-            memory = {"save_memory": True} if machine.save_memory else {}
-            model = load(files, machine.device, machine.precision, **memory)
-            ldm = getattr(model, "ldm", model)
-            device = getattr(model, "device", ldm.alphas_cumprod.device)
+            model = load(files, machine.device, machine.precision, save_memory=machine.save_memory)
+            dtype = model.ldm.model.diffusion_model.dtype
             self._loaded = _Loaded(
                 model,
-                LatentColours(ldm),
+                LatentColours(model.ldm),
                 FileHashes().begin([*files.checkpoints, files.config]),
-                Runtime.here(device, ldm.model.diffusion_model.dtype, **memory),
+                Runtime.here(model.device, dtype, save_memory=machine.save_memory),
             )
         return self._loaded
 

@@ -147,7 +147,7 @@ def test_the_sampler_that_was_chosen_makes_the_images(runner, picture):
 def test_model_and_detector_are_made_once_and_not_before_the_first_run(machine, picture, monkeypatch):
     made = []
     load = pipeline.load
-    monkeypatch.setattr(pipeline, "load", lambda *args: (made.append("model"), load(*args))[1])
+    monkeypatch.setattr(pipeline, "load", lambda *args, **given: (made.append("model"), load(*args, **given))[1])
 
     def detector(device: str) -> CannyDetector:
         made.append("detector")
