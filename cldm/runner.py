@@ -103,6 +103,7 @@ class Runner:
         self._files: ModelFiles | None = None
         self._loaded: _Loaded | None = None
         self._folders: deque[TemporaryDirectory] = deque()
+        self._folders_lock = Lock()
 
     def files(self) -> ModelFiles:
         """The model's files; looked for again until they are there.
@@ -164,8 +165,7 @@ class Runner:
         picture = read_upload(values.get("image"))
         tell(Update(0.0, "Making the control map"))
         control_map = self.maps.make(picture, request)
-        folder = self.new_folder()
-        shown = self._shown(folder, control_map)
+        shown = self._shown(self.new_folder(), control_map)
         tell(Update(0.0, "Waiting for the model", shown))
         with self._lock:
             tell(Update(0.0, "Loading the model" if self._loaded is None else "Starting", shown))
@@ -184,19 +184,11 @@ class Runner:
                 ),
             )
             tell(Update(1.0, "Saving", shown))
-        *weights, config = loaded.hashes.result()
-        record = Record(
-            prompt,
-            replace(settings, seed=result.seeds[0]),
-            result.seeds[0],
-            controls=(self._map_record(control_map, request, values),),
-            resolution=request.resolution,
-            weights=tuple(weights),
-            config=config,
-            runtime=loaded.runtime,
-        )
+        used = replace(settings, seed=result.seeds[0])
+        record = self._record(prompt, used, self._map_record(control_map, request), request, loaded)
+        folder = self.new_folder()  # not before, since others' previews may be many meanwhile
         images = self._saved(folder, result.images, result.seeds, record)
-        return Pictures(shown, images, result.seeds, result.notices)
+        return Pictures(self._shown(folder, control_map), images, result.seeds, result.notices)
 
     def weights(self) -> set[str]:
         """SHA-256 of the model's files; empty before it is loaded."""
@@ -206,10 +198,13 @@ class Runner:
 
     def new_folder(self) -> Path:
         """For the files of one job; those of the oldest are removed."""
-        self._folders.append(TemporaryDirectory(prefix="controlnet_"))
-        while len(self._folders) > _RUNS_KEPT:
-            self._folders.popleft().cleanup()
-        return Path(self._folders[-1].name)
+        folder = TemporaryDirectory(prefix="controlnet_")
+        with self._folders_lock:
+            self._folders.append(folder)
+            oldest = self._folders.popleft() if len(self._folders) > _RUNS_KEPT else None
+        if oldest is not None:
+            oldest.cleanup()
+        return Path(folder.name)
 
     def _load(self) -> _Loaded:
         """The model, loaded by the first who asks."""
@@ -254,7 +249,23 @@ class Runner:
             options.append(value)
         return MapRequest(resolution, detect_at, tuple(options), is_map)
 
-    def _map_record(self, control_map: np.ndarray, request: MapRequest, values: Mapping[str, Any]) -> ControlMap:
+    def _record(
+        self, prompt: str, settings: Settings, control: ControlMap, request: MapRequest, loaded: _Loaded
+    ) -> Record:
+        """Of the first image of a batch."""
+        *weights, config = loaded.hashes.result()
+        return Record(
+            prompt,
+            settings,
+            settings.seed,
+            controls=(control,),
+            resolution=request.resolution,
+            weights=tuple(weights),
+            config=config,
+            runtime=loaded.runtime,
+        )
+
+    def _map_record(self, control_map: np.ndarray, request: MapRequest) -> ControlMap:
         options = dict(zip((slider.name for slider in self.demo.options), request.options, strict=True))
         if request.detect_resolution is not None:
             options["detect_resolution"] = request.detect_resolution
