@@ -13,13 +13,12 @@ import numpy as np
 from PIL import Image
 
 from annotator.images import read_image
-from cldm.apps import DETECT_RESOLUTIONS, Demo, Drawing
-from cldm.maps import MapMaker, MapRequest
+from cldm.apps import Demo, Drawing
+from cldm.maps import MapMaker, MapRequest, map_request, whole
 from cldm.model_files import ModelFiles, find_model
 from cldm.records import ControlMap, FileHashes, Record, Runtime, WeightsFile, png_of, save_png
-from cldm.settings import LIMITS, Limit, Settings, check_number
+from cldm.settings import LIMITS, Limit, Settings
 
-RESOLUTION_STEP = 64
 _RESOLUTIONS = Limit(256, 768, True)
 _MINIATURE_RESOLUTIONS = Limit(64, 256, True)
 _RUNS_KEPT = 16  # folders of PNGs; the page has copies of its own by then
@@ -224,30 +223,8 @@ class Runner:
         return self._loaded
 
     def _map_request(self, values: Mapping[str, Any]) -> MapRequest:
-        """How the map is to be made.
-
-        Raises:
-            ValueError: If a value is out of its limits.
-        """
         _, default, limits = self.defaults()
-        resolution = _whole(values.get("resolution", default))
-        check_number("resolution", resolution, limits)
-        if resolution % RESOLUTION_STEP:
-            raise ValueError(f"resolution must be a multiple of {RESOLUTION_STEP}, got {resolution}")
-        is_map = values.get("is_map", False)
-        if not isinstance(is_map, bool):
-            raise ValueError(f"is_map must be true or false, got {is_map!r}")
-        detect_at = None
-        if self.demo.detect_at is not None:
-            detect_at = _whole(values.get("detect_resolution", self.demo.detect_at))
-            check_number("detection resolution", detect_at, DETECT_RESOLUTIONS)
-        options = []
-        for slider in self.demo.options:
-            value = values.get(slider.name, slider.value)
-            value = _whole(value) if slider.limit.whole else value
-            check_number(slider.label, value, slider.limit)
-            options.append(value)
-        return MapRequest(resolution, detect_at, tuple(options), is_map)
+        return map_request(self.demo, {"resolution": default, **values}, limits)
 
     def _record(
         self, prompt: str, settings: Settings, control: ControlMap, request: MapRequest, loaded: _Loaded
@@ -297,10 +274,5 @@ def read_upload(given: str | Path | Drawing | None) -> np.ndarray | Drawing:
 def _settings(values: Mapping[str, Any]) -> Settings:
     given = {f.name: values[f.name] for f in fields(Settings) if f.name in values}
     return Settings(
-        **{name: _whole(value) if name in LIMITS and LIMITS[name].whole else value for name, value in given.items()}
+        **{name: whole(value) if name in LIMITS and LIMITS[name].whole else value for name, value in given.items()}
     )
-
-
-def _whole(value: Any) -> Any:
-    """A browser's 20.0 as 20; anything else as it is."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value

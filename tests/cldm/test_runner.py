@@ -230,12 +230,6 @@ def test_impossible_values_are_refused(runner, picture, wrong, message):
         runner.run({"image": picture, **wrong})
 
 
-def test_the_detection_resolution_has_limits(machine, picture):
-    runner = Runner(Demo("A", "canny", CannyDetector, detect_at=512), machine)
-    with pytest.raises(ValueError, match="detection resolution must be a whole number from 128 to 1024, got 100"):
-        runner.run({"image": picture, "detect_resolution": 100})
-
-
 def test_transparent_grey_and_deep_pictures_are_read(tmp_path):
     grey = Image.fromarray(pixels()).convert("L")
     for image in (grey, grey.convert("1"), Image.fromarray(pixels()).convert("P"), grey.convert("CMYK")):
