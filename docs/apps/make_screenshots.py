@@ -84,7 +84,7 @@ def picture_of(page: Any, name: str) -> bytes:
 
 def draw_star(page: Any) -> None:
     """Five-pointed, with the mouse."""
-    page.get_by_label("Draw", exact=False).first.wait_for()
+    page.locator("canvas").first.wait_for()
     page.wait_for_timeout(_SETTLE)
     box = page.locator("canvas").first.bounding_box()
     x, y, side = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, min(box["width"], box["height"])
