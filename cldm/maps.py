@@ -1,16 +1,19 @@
 """From what a visitor gave - a picture, a drawing, or a control map - to the map that the network sees."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
+from typing import Any
 
 import cv2
 import numpy as np
 
 from annotator.manifest import DETECTOR_FILES
 from annotator.util import HWC3, find_checkpoint, resize, resize_image
-from cldm.apps import Demo, Detector, Drawing, black_and_white
+from cldm.apps import DETECT_RESOLUTIONS, Demo, Detector, Drawing, black_and_white
+from cldm.settings import Limit, check_number
 
+RESOLUTION_STEP = 64
 _MOST_PIXELS = 3 * 768 * 768  # of a generated image: a panorama three times as long as the largest square
 _MOST_DETECTED = 4 * 1024 * 1024  # likewise, of what a detector sees
 
@@ -30,6 +33,43 @@ class MapRequest:
     detect_resolution: int | None = None
     options: Sequence[float] = ()
     is_map: bool = False
+
+
+def map_request(demo: Demo, values: Mapping[str, Any], resolutions: Limit) -> MapRequest:
+    """What a page or a program asks for, checked.
+
+    Args:
+        demo: The app.
+        values: "resolution"; and, if they are not the app's defaults, "is_map", "detect_resolution" and the options by
+            name. A browser's 20.0 counts as 20.
+        resolutions: Limits of the resolution.
+
+    Raises:
+        ValueError: If a value is out of its limits.
+    """
+    resolution = whole(values["resolution"])
+    check_number("resolution", resolution, resolutions)
+    if resolution % RESOLUTION_STEP:
+        raise ValueError(f"resolution must be a multiple of {RESOLUTION_STEP}, got {resolution}")
+    is_map = values.get("is_map", False)
+    if not isinstance(is_map, bool):
+        raise ValueError(f"is_map must be true or false, got {is_map!r}")
+    detect_at = None
+    if demo.detect_at is not None:
+        detect_at = whole(values.get("detect_resolution", demo.detect_at))
+        check_number("detection resolution", detect_at, DETECT_RESOLUTIONS)
+    options = []
+    for slider in demo.options:
+        value = values.get(slider.name, slider.value)
+        value = whole(value) if slider.limit.whole else value
+        check_number(slider.label, value, slider.limit)
+        options.append(value)
+    return MapRequest(resolution, detect_at, tuple(options), is_map)
+
+
+def whole(value: Any) -> Any:
+    """A browser's 20.0 as 20; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class MapMaker:

@@ -13,14 +13,13 @@ import numpy as np
 from PIL import Image
 
 from annotator.images import read_image
-from cldm.apps import DETECT_RESOLUTIONS, Demo, Drawing
-from cldm.maps import MapMaker, MapRequest
+from cldm.apps import Demo, Drawing
+from cldm.maps import MapMaker, MapRequest, map_request, whole
 from cldm.model_files import ModelFiles, find_model
 from cldm.records import ControlMap, FileHashes, Record, Runtime, WeightsFile, png_of, save_png
-from cldm.settings import LIMITS, Limit, Settings, check_number
+from cldm.settings import LIMITS, Limit, Settings
 from cldm.starts import read_start
 
-RESOLUTION_STEP = 64
 _RESOLUTIONS = Limit(256, 768, True)
 _MINIATURE_RESOLUTIONS = Limit(64, 256, True)
 _RUNS_KEPT = 16  # folders of PNGs; the page has copies of its own by then
@@ -104,6 +103,7 @@ class Runner:
         self._files: ModelFiles | None = None
         self._loaded: _Loaded | None = None
         self._folders: deque[TemporaryDirectory] = deque()
+        self._folders_lock = Lock()
 
     def files(self) -> ModelFiles:
         """The model's files; looked for again until they are there.
@@ -166,8 +166,7 @@ class Runner:
         tell(Update(0.0, "Making the control map"))
         control_map = self.maps.make(picture, request)
         start = read_start(values, control_map.shape[:2])
-        folder = self.new_folder()
-        shown = self._shown(folder, control_map)
+        shown = self._shown(self.new_folder(), control_map)
         tell(Update(0.0, "Waiting for the model", shown))
         with self._lock:
             tell(Update(0.0, "Loading the model" if self._loaded is None else "Starting", shown))
@@ -187,20 +186,12 @@ class Runner:
                 **start.arrays(),
             )
             tell(Update(1.0, "Saving", shown))
-        *weights, config = loaded.hashes.result()
-        record = Record(
-            prompt,
-            replace(settings, seed=result.seeds[0]),
-            result.seeds[0],
-            controls=(self._map_record(control_map, request, values),),
-            resolution=request.resolution,
-            **start.pngs(),
-            weights=tuple(weights),
-            config=config,
-            runtime=loaded.runtime,
-        )
+        used = replace(settings, seed=result.seeds[0])
+        record = self._record(prompt, used, self._map_record(control_map, request), request, loaded)
+        record = replace(record, **start.pngs())
+        folder = self.new_folder()  # not before, since others' previews may be many meanwhile
         images = self._saved(folder, result.images, result.seeds, record)
-        return Pictures(shown, images, result.seeds, tuple(getattr(result, "notices", ())))
+        return Pictures(self._shown(folder, control_map), images, result.seeds, result.notices)
 
     def weights(self) -> set[str]:
         """SHA-256 of the model's files; empty before it is loaded."""
@@ -210,10 +201,13 @@ class Runner:
 
     def new_folder(self) -> Path:
         """For the files of one job; those of the oldest are removed."""
-        self._folders.append(TemporaryDirectory(prefix="controlnet_"))
-        while len(self._folders) > _RUNS_KEPT:
-            self._folders.popleft().cleanup()
-        return Path(self._folders[-1].name)
+        folder = TemporaryDirectory(prefix="controlnet_")
+        with self._folders_lock:
+            self._folders.append(folder)
+            oldest = self._folders.popleft() if len(self._folders) > _RUNS_KEPT else None
+        if oldest is not None:
+            oldest.cleanup()
+        return Path(folder.name)
 
     def _load(self) -> _Loaded:
         """The model, loaded by the first who asks."""
@@ -222,45 +216,37 @@ class Runner:
             from cldm.preview import LatentColours
 
             files, machine = self.files(), self.machine
-            memory = {"save_memory": True} if machine.save_memory else {}
-            model = load(files, machine.device, machine.precision, **memory)
-            ldm = getattr(model, "ldm", model)
-            device = getattr(model, "device", ldm.alphas_cumprod.device)
+            model = load(files, machine.device, machine.precision, save_memory=machine.save_memory)
+            dtype = model.ldm.model.diffusion_model.dtype
             self._loaded = _Loaded(
                 model,
-                LatentColours(ldm),
+                LatentColours(model.ldm),
                 FileHashes().begin([*files.checkpoints, files.config]),
-                Runtime.here(device, ldm.model.diffusion_model.dtype, **memory),
+                Runtime.here(model.device, dtype, save_memory=machine.save_memory),
             )
         return self._loaded
 
     def _map_request(self, values: Mapping[str, Any]) -> MapRequest:
-        """How the map is to be made.
-
-        Raises:
-            ValueError: If a value is out of its limits.
-        """
         _, default, limits = self.defaults()
-        resolution = _whole(values.get("resolution", default))
-        check_number("resolution", resolution, limits)
-        if resolution % RESOLUTION_STEP:
-            raise ValueError(f"resolution must be a multiple of {RESOLUTION_STEP}, got {resolution}")
-        is_map = values.get("is_map", False)
-        if not isinstance(is_map, bool):
-            raise ValueError(f"is_map must be true or false, got {is_map!r}")
-        detect_at = None
-        if self.demo.detect_at is not None:
-            detect_at = _whole(values.get("detect_resolution", self.demo.detect_at))
-            check_number("detection resolution", detect_at, DETECT_RESOLUTIONS)
-        options = []
-        for slider in self.demo.options:
-            value = values.get(slider.name, slider.value)
-            value = _whole(value) if slider.limit.whole else value
-            check_number(slider.label, value, slider.limit)
-            options.append(value)
-        return MapRequest(resolution, detect_at, tuple(options), is_map)
+        return map_request(self.demo, {"resolution": default, **values}, limits)
 
-    def _map_record(self, control_map: np.ndarray, request: MapRequest, values: Mapping[str, Any]) -> ControlMap:
+    def _record(
+        self, prompt: str, settings: Settings, control: ControlMap, request: MapRequest, loaded: _Loaded
+    ) -> Record:
+        """Of the first image of a batch."""
+        *weights, config = loaded.hashes.result()
+        return Record(
+            prompt,
+            settings,
+            settings.seed,
+            controls=(control,),
+            resolution=request.resolution,
+            weights=tuple(weights),
+            config=config,
+            runtime=loaded.runtime,
+        )
+
+    def _map_record(self, control_map: np.ndarray, request: MapRequest) -> ControlMap:
         options = dict(zip((slider.name for slider in self.demo.options), request.options, strict=True))
         if request.detect_resolution is not None:
             options["detect_resolution"] = request.detect_resolution
@@ -292,10 +278,5 @@ def read_upload(given: str | Path | Drawing | None) -> np.ndarray | Drawing:
 def _settings(values: Mapping[str, Any]) -> Settings:
     given = {f.name: values[f.name] for f in fields(Settings) if f.name in values}
     return Settings(
-        **{name: _whole(value) if name in LIMITS and LIMITS[name].whole else value for name, value in given.items()}
+        **{name: whole(value) if name in LIMITS and LIMITS[name].whole else value for name, value in given.items()}
     )
-
-
-def _whole(value: Any) -> Any:
-    """A browser's 20.0 as 20; anything else as it is."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -113,8 +113,10 @@ def _drawing(canvas: Any, sent: Mapping[str, Any]) -> Drawing:
         sent = {"background": sent}
     try:
         drawn = canvas.preprocess(canvas.data_model(**sent))
-    except (TypeError, ValueError) as error:
-        raise ValueError("expected a drawing: background, layers and composite, as the canvas sends them") from error
+    except (TypeError, ValueError, OSError) as error:
+        raise ValueError(
+            "expected a drawing: background, layers and composite, each an image, as the canvas sends them"
+        ) from error
     return Drawing(drawn["background"], tuple(drawn["layers"]))
 
 

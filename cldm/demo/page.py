@@ -5,7 +5,8 @@ from typing import Any
 from cldm.apps import DETECT_RESOLUTIONS, Drawing
 from cldm.demo.listeners import Listeners
 from cldm.demo.serving import new_page
-from cldm.runner import RESOLUTION_STEP, Runner
+from cldm.maps import RESOLUTION_STEP
+from cldm.runner import Runner
 from cldm.settings import LIMITS, SAMPLERS, Limit
 
 _SAMPLER_NAMES = {"ddim": "DDIM", "dpm++": "DPM-Solver++ (2M)", "unipc": "UniPC"}

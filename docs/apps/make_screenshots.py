@@ -16,9 +16,8 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-sys.path.insert(1, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(1, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from cldm.apps import EXAMPLE_PROMPT
 from serving import fill_in, opened, served
@@ -85,7 +84,7 @@ def picture_of(page: Any, name: str) -> bytes:
 
 def draw_star(page: Any) -> None:
     """Five-pointed, with the mouse."""
-    page.get_by_label("Draw", exact=False).first.wait_for()
+    page.locator("canvas").first.wait_for()
     page.wait_for_timeout(_SETTLE)
     box = page.locator("canvas").first.bounding_box()
     x, y, side = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, min(box["width"], box["height"])

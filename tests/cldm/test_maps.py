@@ -9,8 +9,9 @@ import pytest
 from annotator.canny import CannyDetector
 from annotator.scribble import strokes
 from annotator.util import resize_image
-from cldm.apps import Demo, Drawing, black_and_white, invert, reverse_channels
-from cldm.maps import MapMaker, MapRequest
+from cldm.apps import Demo, Drawing, Slider, black_and_white, invert, reverse_channels
+from cldm.maps import MapMaker, MapRequest, map_request
+from cldm.settings import Limit
 
 
 def picture(height: int = 96, width: int = 128) -> np.ndarray:
@@ -141,3 +142,14 @@ def test_what_a_detector_lacks_is_said_until_it_is_there(tmp_path):
     (tmp_path / "ControlNetHED.pth").touch()
     assert missing.missing() == ""
     assert maker().missing() == ""
+
+
+def test_what_is_not_said_has_the_apps_defaults():
+    demo = Demo("A", "hed", Seen, (Slider("Low", 1, 255, 100),), detect_at=512)
+    limits = Limit(64, 256, True)
+    assert map_request(demo, {"resolution": 128.0}, limits) == MapRequest(128, 512, (100,), False)
+    given = {"resolution": 64, "detect_resolution": 300.0, "low": 7.0, "is_map": True, "prompt": "x"}
+    assert map_request(demo, given, limits) == MapRequest(64, 300, (7,), True)
+    assert map_request(Demo("A", "canny", Seen), given, limits) == MapRequest(64, None, (), True)
+    with pytest.raises(ValueError, match="detection resolution must be a whole number from 128 to 1024, got 100"):
+        map_request(demo, {**given, "detect_resolution": 100}, limits)

@@ -125,11 +125,11 @@ def test_a_saved_image_sets_the_page(demo, full_size, tmp_path, canvas):
 def test_what_cannot_be_restored_is_a_message(listeners, tmp_path):
     Image.fromarray(MAP).save(tmp_path / "plain.png")
     (tmp_path / "broken.png").write_text("no picture")
-    with pytest.raises(gr.Error, match="plain.png has nothing in it about how it was made"):
+    with pytest.raises(gr.Error, match=r"plain.png has nothing in it about how it was made"):
         listeners.restore({"path": str(tmp_path / "plain.png")})
-    with pytest.raises(gr.Error, match="cannot read broken.png as an image"):
+    with pytest.raises(gr.Error, match=r"cannot read broken.png as an image"):
         listeners.restore({"path": str(tmp_path / "broken.png")})
-    with pytest.raises(gr.Error, match="tool_generate.py makes it again"):
+    with pytest.raises(gr.Error, match=r"tool_generate.py makes it again"):
         listeners.restore({"path": str(saved(tmp_path, controls=()))})
     assert len(listeners.restore(None)) == len(listeners._inputs) + 1
 
