@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             code = _again(given)
         else:
             report = _generate(given)
-            for problem in report.problems:
+            for problem in (*report.notices, *report.problems):
                 print(problem, file=sys.stderr)
             print(f"{given.out}: {report.made} images made, {report.kept} kept, problems: {len(report.problems)}")
             code = 1 if report.problems else 0

@@ -40,7 +40,7 @@ class Job:
 
 
 class Problem(NamedTuple):
-    """Something that could not be done, and why."""
+    """Something that could not be done or not quite, and why."""
 
     source: str
     reason: str
@@ -57,11 +57,13 @@ class Report:
         made: How many images.
         kept: How many were there already.
         problems: What could not be done.
+        notices: What was done, but not quite as it was asked for, such as with a prompt cut short.
     """
 
     made: int = 0
     kept: int = 0
     problems: list[Problem] = field(default_factory=list)
+    notices: list[Problem] = field(default_factory=list)
 
 
 def jobs_from(
@@ -164,6 +166,7 @@ def _do(job: Job, out: Path, runner: Runner, report: Report, begun: Callable[[Jo
                 with written_whole(path) as unfinished:
                     shutil.copyfile(picture, unfinished)
                 report.made += 1
+        report.notices += [Problem(job.source, notice) for notice in pictures.notices]
     except torch.OutOfMemoryError:
         report.problems.append(Problem(job.source, "out of memory: ask for fewer images or a lower resolution"))
     except _NOT_POSSIBLE as error:
