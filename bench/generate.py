@@ -34,7 +34,7 @@ ALLOWED = {"step": 0.85, "start": 0.5, "memory": 0.9}
 """Ours as a share of theirs: seconds a step, seconds from the load call to the first step, peak bytes of tensors."""
 
 PROMPT, SEED, SIDE, SCALE = "a bird on a tree", 1, 512, 9.0
-_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+_PREDICTIONS = {"eps": "epsilon", "v": "v_prediction"}
 
 
 def main() -> None:
@@ -175,6 +175,7 @@ def write_theirs(config: str, folder: Path) -> None:
         "up_block_types": ["UpDecoderBlock2D"] * len(widths),
         "layers_per_block": first_stage["num_res_blocks"],
         "latent_channels": 4,
+        "norm_num_groups": first_stage.get("num_groups", 32),
         "scaling_factor": params["scale_factor"],
     }
     parts = {
@@ -191,7 +192,15 @@ def write_theirs(config: str, folder: Path) -> None:
         del theirs
     loaded.cond_stage_model.transformer["text_model"].save_pretrained(target / "text_encoder")
     _tokenizer().save_pretrained(target / "tokenizer")
-    DDIMScheduler(**_SCHEDULE, clip_sample=False, set_alpha_to_one=False).save_pretrained(target / "scheduler")
+    DDIMScheduler(
+        beta_start=params["linear_start"],
+        beta_end=params["linear_end"],
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        prediction_type=_PREDICTIONS[loaded.parameterization],
+    ).save_pretrained(target / "scheduler")
     classes = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "scheduler": "DDIMScheduler"}
     index = {name: ["diffusers", kind] for name, kind in classes.items()}
     index |= {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}

@@ -15,13 +15,17 @@ class LiveBytes(TorchDispatchMode):
 
     Tensors that share a storage count once; so do weights that are mapped from a file.
 
+    Args:
+        device: Type of the device whose tensors count; "meta" counts what would be there, without memory or time.
+
     Attributes:
         live: Bytes now.
         peak: The most bytes so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
         super().__init__()
+        self.device = device
         self.live = self.peak = 0
         self._seen: set[int] = set()
 
@@ -44,7 +48,7 @@ class LiveBytes(TorchDispatchMode):
         return result
 
     def _count(self, tensor: Tensor) -> None:
-        if tensor.layout is not torch.strided:
+        if tensor.device.type != self.device or tensor.layout is not torch.strided:
             return
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
