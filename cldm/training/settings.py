@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+SAVE_PRECISIONS = ("float32", "float16", "bfloat16")
+
 _SEEDS = 2**32  # what numpy's seed takes
 
 
@@ -34,6 +36,19 @@ class Settings:
             posterior sample and prompt dropout.
         image_steps: DDIM steps of the samples in the image log.
         image_scale: Guidance scale of the samples in the image log.
+        base: Start from this Stable Diffusion instead of `resume_path`; with `control`, or with a fresh ControlNet.
+        control: Start from this ControlNet, published or your own, in any known shape; on `base`, or on the one in
+            `resume_path`.
+        resume: Go on with an earlier run: auto takes the newest good state in `output`, and begins where there is none
+            yet; else the name of a state_<step>.pt. Without it, a folder that a run has used is refused.
+        save_precision: Of the saved weights, float32, float16 or bfloat16; states are always exact.
+        save_full: Save the whole model as well, model_<step>.safetensors; the newest one is kept.
+        keep_last: Saved ControlNets that are kept; 0 keeps all.
+        keep_states: Training states that are kept, so that a damaged one has a predecessor.
+        best_by: Name of a logged figure; the ControlNet of its highest value is kept as control_best.safetensors.
+        devices: GPUs on this machine, or processes on the CPU: a number, a list such as 0,2, or auto.
+        num_nodes: Machines.
+        strategy: Lightning's name of how several devices train together, ddp for instance.
     """
 
     config: str = "./models/cldm_v15.yaml"
@@ -57,6 +72,18 @@ class Settings:
     image_steps: int = 50
     image_scale: float = 9.0
 
+    base: str = ""
+    control: str = ""
+    resume: str = ""
+    save_precision: str = "float32"
+    save_full: bool = False
+    keep_last: int = 5
+    keep_states: int = 2
+    best_by: str = "val/fidelity"
+    devices: int | str = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+
     def __post_init__(self):
         for name in ("batch_size", "logger_freq", "loss_freq", "save_freq", "image_steps"):
             if getattr(self, name) < 1:
@@ -71,3 +98,15 @@ class Settings:
             raise ValueError(f"seed must be from 0 to {_SEEDS - 1}, got {self.seed}")
         if self.num_workers < 0:
             raise ValueError(f"num_workers must be 0 or more, got {self.num_workers}")
+        self._check_saving()
+
+    def _check_saving(self) -> None:
+        if self.save_precision not in SAVE_PRECISIONS:
+            raise ValueError(f"save_precision must be one of {', '.join(SAVE_PRECISIONS)}, got {self.save_precision!r}")
+        if self.keep_last < 0:
+            raise ValueError(f"keep_last must be 0 or more, got {self.keep_last}")
+        for name in ("keep_states", "num_nodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.devices in (0, ""):
+            raise ValueError(f"devices must be a number from 1 on, a list such as 0,2, or auto, got {self.devices!r}")

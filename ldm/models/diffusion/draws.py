@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     DROPOUT = 1
     POSTERIOR = 2
     NOISE = 3
+    ORDER = 100  # of the samples in an epoch: `cldm.training.order`
 
 
 @dataclass(frozen=True)
