@@ -59,10 +59,12 @@ class Record(pl.Callback):
         self.act = act
         self.seen: list[tuple[int, int, list[int]]] = []
         self.gradients: dict[str, torch.Tensor] = {}
+        self.drawn: dict[int, float] = {}  # from the process's own generator, which nothing else here draws from
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step + 1
         self.seen.append((step, trainer.current_epoch, batch["index"].tolist()))
+        self.drawn[step] = torch.rand(()).item()
         if step == self.at:
             self.act()
 

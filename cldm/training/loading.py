@@ -4,14 +4,13 @@ import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
-from functools import partial
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
 from cldm.training.order import Place, Share, epoch_order
 
@@ -59,7 +58,7 @@ class TrainingData(pl.LightningDataModule):
         trainer = self.trainer
         return Share(len(self.dataset), self.batch_size, trainer.global_rank, trainer.world_size, self.start)
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> Iterable[dict[str, Any]]:
         trainer = self.trainer
         loader = _StreamLoader if isinstance(self.dataset, Stream) else _OrderedLoader
         return loader(self.dataset, self.share, lambda: trainer.current_epoch, self.seed, self.num_workers)
@@ -74,76 +73,82 @@ class TrainingData(pl.LightningDataModule):
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")  # it is, in a way of its own
 
 
-class _Loader(DataLoader):
-    """What both loaders share.
+class _OrderedLoader(DataLoader):
+    """Batches of a dataset with places, in the order of `epoch_order`.
 
     Its length is a whole epoch's, also where it begins in the middle of one. Its readers' random numbers follow from
     (seed, epoch, process), and the training process's are left as they are.
     """
 
-    def __init__(self, dataset: Any, share: Share, epoch: Callable[[], int], seed: int, num_workers: int, **how: Any):
-        own = torch.Generator()
-        super().__init__(dataset, num_workers=num_workers, generator=own, worker_init_fn=_worker, **how)
-        self._share = share
-        self._epoch = epoch
-        self._seed = seed
+    def __init__(self, dataset: Any, share: Share, epoch: Callable[[], int], seed: int, num_workers: int):
+        self._share, self._epoch, self._seed = share, epoch, seed
+        super().__init__(dataset, batch_sampler=_Batches(self._batches), **_reading(num_workers))
 
     def __len__(self) -> int:
         return len(self._share)
 
     def __iter__(self) -> Any:
-        drawn = np.random.SeedSequence((self._seed, self._epoch(), self._share.rank)).generate_state(1)
-        self.generator.manual_seed(int(drawn[0]))
+        self.generator.manual_seed(_seed_of(self._seed, self._epoch(), self._share))
         return super().__iter__()
 
-
-class _OrderedLoader(_Loader):
-    """Batches of a dataset with places, in the order of `epoch_order`."""
-
-    def __init__(self, dataset: Any, share: Share, epoch: Callable[[], int], seed: int, num_workers: int):
-        batches = _Batches(partial(_indices, share, seed), epoch)
-        super().__init__(dataset, share, epoch, seed, num_workers, batch_sampler=batches)
-
-
-def _indices(share: Share, seed: int, epoch: int) -> Iterator[list[int]]:
-    order = epoch_order(share.count, seed, epoch)
-    return ([int(index) for index in order[batch.start : batch.stop]] for batch in share.batches(epoch))
+    def _batches(self) -> Iterator[list[int]]:
+        order = epoch_order(self._share.count, self._seed, self._epoch())
+        return ([int(order[position]) for position in batch] for batch in self._share.batches(self._epoch()))
 
 
 class _Batches:
-    """A batch sampler that looks which epoch it is each time it is begun."""
+    """A batch sampler that asks for its batches each time it is begun."""
 
-    def __init__(self, batches: Callable[[int], Iterator[list[int]]], epoch: Callable[[], int]):
-        self.batches = batches
-        self.epoch = epoch
+    def __init__(self, batches: Callable[[], Iterator[list[int]]]):
+        self._batches = batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        return self.batches(self.epoch())
+        return self._batches()
 
 
-class _StreamLoader(_Loader):
-    """Batches of a `Stream`: each reader asks for every n-th batch of its process, since they are taken in turn."""
+class _StreamLoader:
+    """Batches of a `Stream`; as `_OrderedLoader`, but readers give samples in turn, of which batches are made here.
+
+    So each reader can have parts of the stream to itself, whichever batch their samples are for.
+    """
 
     def __init__(self, dataset: Stream, share: Share, epoch: Callable[[], int], seed: int, num_workers: int):
-        self._reader = _Reader(dataset, share)
-        super().__init__(self._reader, share, epoch, seed, num_workers, batch_size=share.batch_size, drop_last=True)
+        self._dataset, self._share, self._epoch, self._seed = dataset, share, epoch, seed
+        self._reading = _reading(num_workers)
+        if num_workers:
+            self._reading["prefetch_factor"] = max(2, -(-2 * share.batch_size // num_workers))  # two batches in all
 
-    def __iter__(self) -> Any:
-        self._reader.epoch = self._epoch()  # read by the readers, which begin now
-        return super().__iter__()
+    def __len__(self) -> int:
+        return len(self._share)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        self._reading["generator"].manual_seed(_seed_of(self._seed, self._epoch(), self._share))
+        reader = _Reader(self._dataset, self._share, self._epoch())
+        items = iter(DataLoader(reader, batch_size=None, **self._reading))
+        while batch := list(islice(items, self._share.batch_size)):
+            yield default_collate(batch)
 
 
 class _Reader(IterableDataset):
-    def __init__(self, stream: Stream, share: Share):
+    """What one reading process reads."""
+
+    def __init__(self, stream: Stream, share: Share, epoch: int):
         self.stream = stream
         self.share = share
-        self.epoch = 0
+        self.epoch = epoch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
-        number, count = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        batches = islice(self.share.batches(self.epoch), number, None, count)
-        return iter(self.stream.read(self.epoch, (position for batch in batches for position in batch)))
+        part = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        return iter(self.stream.read(self.epoch, self.share.positions(self.epoch, *part)))
+
+
+def _reading(num_workers: int) -> dict[str, Any]:
+    return {"num_workers": num_workers, "worker_init_fn": _worker, "generator": torch.Generator()}
+
+
+def _seed_of(seed: int, epoch: int, share: Share) -> int:
+    return int(np.random.SeedSequence((seed, epoch, share.rank)).generate_state(1)[0])
 
 
 def _worker(number: int) -> None:

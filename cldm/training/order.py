@@ -1,7 +1,7 @@
 """The order of the training data: one for a seed and an epoch, however many processes share it.
 
-Samples go by *global batches*, what all processes see in one step. Of a global batch, process `rank` takes the
-`rank`-th part. So two processes with batches of b see in each step what one with a batch of 2b sees.
+Samples go by *global batches*, what all processes see in one step. Of a global batch, processes take samples in turn.
+So two processes with batches of b see in each step what one with a batch of 2b sees.
 """
 
 from collections.abc import Iterator
@@ -74,12 +74,19 @@ class Share:
 
     def batches(self, epoch: int) -> Iterator[range]:
         """This process's batches of an epoch, as positions in the epoch's order."""
-        for first in range(self._first(epoch) + self.rank * self.batch_size, self.count, self.step):
-            if first - self.rank * self.batch_size + self.step <= self.count:
-                yield range(first, first + self.batch_size)
+        for first in range(self._first(epoch), self._last(epoch), self.step):
+            yield range(first + self.rank, first + self.step, self.world)
+
+    def positions(self, epoch: int, reader: int = 0, readers: int = 1) -> range:
+        """What one of this process's readers reads of them, if the readers give their samples in turn."""
+        return range(self._first(epoch) + reader * self.world + self.rank, self._last(epoch), readers * self.world)
 
     def _first(self, epoch: int) -> int:
         return self.start.samples if epoch == self.start.epoch else 0
+
+    def _last(self, epoch: int) -> int:
+        """Where what does not fill a global batch begins."""
+        return self._first(epoch) + (len(self) - self.before(epoch)) * self.step
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:

@@ -108,11 +108,12 @@ class SaveControl(Checkpoint):
         value = trainer.callback_metrics.get(self.settings.best_by)
         if value is None or not float(value) > self.best:
             return
-        self.best = float(value)
-        figures = {self.settings.best_by: self.best}
+        figures = {self.settings.best_by: float(value)}
         failure = self._as_the_first(
             trainer, lambda: self._write(self.folder / BEST, trained_weights, trainer, model, **figures)
         )
+        if not failure:
+            self.best = float(value)
         self._tell(failure, is_last=False)
 
     def _save(self, trainer: pl.Trainer, model: ControlLDM, is_last: bool) -> None:
