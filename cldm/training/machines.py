@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 from cldm.training.state import StateFiles
 
@@ -12,4 +12,5 @@ def plugins() -> list[Any]:
 
     Lightning's own way there is to save a whole model in the middle of a step, and to have the job queued again.
     """
-    return [StateFiles(), *([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [])]
+    by_slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()  # torchrun may run inside a job
+    return [StateFiles(), *([SLURMEnvironment(auto_requeue=False)] if by_slurm else [])]

@@ -90,8 +90,9 @@ class SaveControl(Checkpoint):
                 f"this one is {self.base[:16]}...): resume with the weights that it started from"
             )
         check_trained(list(checkpoint["state_dict"]), trained_names(pl_module))
-        data: TrainingData = trainer.datamodule
-        checkpoint["loops"] = continued(checkpoint["loops"], data.start, data.share)
+        data = trainer.datamodule
+        if isinstance(data, TrainingData):
+            checkpoint["loops"] = continued(checkpoint["loops"], data.start, data.share)
         self._random = checkpoint["random"]
 
     def setup(self, trainer: pl.Trainer, pl_module: ControlLDM, stage: str) -> None:

@@ -1,13 +1,16 @@
 """Lightning's plugins: own state files everywhere, and on SLURM no handling of signals of Lightning's."""
 
-from pytorch_lightning.plugins.environments import SLURMEnvironment
+import pytest
+from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 from cldm.training import plugins
 from cldm.training.state import StateFiles
 
 
-def test_states_are_written_by_our_files(monkeypatch):
-    monkeypatch.setattr(SLURMEnvironment, "detect", lambda: False)
+@pytest.mark.parametrize("torchrun", [True, False])
+def test_states_are_written_by_our_files(monkeypatch, torchrun):
+    monkeypatch.setattr(SLURMEnvironment, "detect", lambda: torchrun)  # a job that starts torchrun
+    monkeypatch.setattr(TorchElasticEnvironment, "detect", lambda: torchrun)
     assert [type(plugin) for plugin in plugins()] == [StateFiles]
 
 
