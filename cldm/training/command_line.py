@@ -43,12 +43,14 @@ def changed(defaults: Settings, assignments: Sequence[str]) -> Settings:
         ValueError: If one is no assignment, names no setting, or its value is of another type or range.
     """
     known = {field.name for field in fields(defaults)}
+    given = []
     for assignment in assignments:
-        name, equals, _ = assignment.partition("=")
+        name, equals, value = assignment.partition("=")
         if not equals or name not in known:
             raise ValueError(f"expected name=value with a name of {', '.join(sorted(known))}, got {assignment!r}")
+        given.append(assignment if value else f"{name}=''")  # nothing is the empty text
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(defaults), OmegaConf.from_dotlist(list(assignments)))
+        merged = OmegaConf.merge(OmegaConf.structured(defaults), OmegaConf.from_dotlist(given))
     except OmegaConfBaseException as error:
         raise ValueError(str(error).splitlines()[0]) from error
     return replace(defaults, **OmegaConf.to_container(merged))

@@ -26,6 +26,10 @@ def test_devices_are_a_number_or_a_text(given, devices):
     assert changed(Settings(), [f"devices={given}"]).devices == devices
 
 
+def test_a_text_is_emptied():
+    assert changed(Settings(base="./a.ckpt"), ["base="]).base == ""
+
+
 def test_half_of_the_prompts_are_dropped_as_in_the_paper():
     assert Settings().prompt_dropout == 0.5
 
