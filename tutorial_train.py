@@ -8,13 +8,18 @@ Change a setting:      python tutorial_train.py batch_size=2 learning_rate=2e-6 
 from pathlib import Path
 
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from cldm.cache.use import use_cache
 from cldm.data import Indexed
 from cldm.logger import ImageLogger
 from cldm.model import load_model
 from cldm.training import SaveControl, Settings, from_command_line, require
+from cldm.training.ema import Ema
+from cldm.training.guard import NotANumberGuard
+from cldm.training.pairs import encode_pairs, hold_out
+from cldm.training.settings import FROM_CONFIG, HELD_OUT
+from cldm.training.validation import Validation
 from tutorial_dataset import MyDataset
 
 settings = Settings(
@@ -43,13 +48,20 @@ def train(settings: Settings, attach: str = "tool_add_control.py ./models/v1-5-p
     model.only_mid_control = settings.only_mid_control
     model.prompt_dropout = settings.prompt_dropout
     model.seed = settings.seed
+    model.min_snr_gamma = settings.min_snr_gamma
+    model.noise_offset = settings.noise_offset
+    if settings.parameterization != FROM_CONFIG:
+        model.parameterization = settings.parameterization
 
     dataset = MyDataset(settings.dataset)
+    learnt, kept = hold_out(len(dataset), settings)  # what is judged is not trained on
+    judged = Subset(dataset, kept) if settings.validation == HELD_OUT else MyDataset(settings.validation)
+    validation = Validation(encode_pairs(model, judged, settings), settings)
     if settings.cache:  # both encoders run once, before training, and are not in memory then
         reading = (settings.device, settings.num_workers)
         dataset = use_cache(model, dataset, settings.cache, settings.config, weights, *reading)
     data = DataLoader(
-        Indexed(dataset),  # each sample's noise follows from the seed, the epoch and its index
+        Subset(Indexed(dataset), learnt),  # each sample's noise follows from the seed, the epoch and its index
         batch_size=settings.batch_size,
         shuffle=True,
         drop_last=True,
@@ -62,6 +74,9 @@ def train(settings: Settings, attach: str = "tool_add_control.py ./models/v1-5-p
             "unconditional_guidance_scale": settings.image_scale,
         },
     )
+    learning = [NotANumberGuard(settings.nan_patience), validation]
+    if settings.ema_decay:
+        learning.insert(1, Ema(settings.ema_decay))
     trainer = pl.Trainer(
         accelerator={"cuda": "gpu"}.get(settings.device, settings.device),
         devices=1,
@@ -70,7 +85,7 @@ def train(settings: Settings, attach: str = "tool_add_control.py ./models/v1-5-p
         max_epochs=-1,
         default_root_dir=settings.output,
         logger=[pl.loggers.TensorBoardLogger(settings.output), pl.loggers.CSVLogger(settings.output)],
-        callbacks=[images, SaveControl(Path(settings.output), settings.save_freq)],
+        callbacks=[*learning, images, SaveControl(Path(settings.output), settings.save_freq)],
         enable_checkpointing=False,  # SaveControl's files are a quarter of a whole model's
         log_every_n_steps=settings.loss_freq,
     )
@@ -80,5 +95,5 @@ def train(settings: Settings, attach: str = "tool_add_control.py ./models/v1-5-p
 if __name__ == "__main__":
     try:
         train(from_command_line(settings))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, FloatingPointError) as error:
         raise SystemExit(f"error: {error}") from error

@@ -19,5 +19,5 @@ settings = replace(
 if __name__ == "__main__":
     try:
         train(from_command_line(settings), attach="tool_add_control_sd21.py ./models/v2-1_512-ema-pruned.ckpt")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, FloatingPointError) as error:
         raise SystemExit(f"error: {error}") from error

@@ -12,8 +12,9 @@ from ldm.models.diffusion.prediction import PARAMETERIZATIONS
 def min_snr_weight(abar: Tensor, gamma: float, parameterization: str) -> Tensor:
     """Weights that cap the errors of time steps with little noise, which are easy and conflict with the others.
 
-    The paper's weight of the clean latent's error is min(SNR, gamma) (section 3.4). An error of eps is that of the clean
-    latent times SNR, one of v that times SNR + 1, so the weights are min(SNR, gamma) / SNR and min(SNR, gamma) / (SNR + 1).
+    The paper's weight of the clean latent's error is min(SNR, gamma) (section 3.4). An error of eps is that of the
+    clean latent times SNR, one of v that times SNR + 1, so the weights are min(SNR, gamma) / SNR and
+    min(SNR, gamma) / (SNR + 1).
 
     Args:
         abar: Cumulative products of (1 - beta) at the time steps, in [0, 1], any shape.
