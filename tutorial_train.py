@@ -17,7 +17,7 @@ from cldm.model import load_model
 from cldm.training import SaveControl, Settings, from_command_line, require
 from cldm.training.ema import Ema
 from cldm.training.guard import NotANumberGuard
-from cldm.training.pairs import encode_pairs, hold_out
+from cldm.training.pairs import encode_pairs, hold_out, without
 from cldm.training.settings import FROM_CONFIG, HELD_OUT
 from cldm.training.validation import Validation
 from tutorial_dataset import MyDataset
@@ -54,14 +54,14 @@ def train(settings: Settings, attach: str = "tool_add_control.py ./models/v1-5-p
         model.parameterization = settings.parameterization
 
     dataset = MyDataset(settings.dataset)
-    learnt, kept = hold_out(len(dataset), settings)  # what is judged is not trained on
-    judged = Subset(dataset, kept) if settings.validation == HELD_OUT else MyDataset(settings.validation)
+    held_out = hold_out(dataset, settings)
+    judged = Subset(dataset, held_out) if settings.validation == HELD_OUT else MyDataset(settings.validation)
     validation = Validation(encode_pairs(model, judged, settings), settings)
     if settings.cache:  # both encoders run once, before training, and are not in memory then
         reading = (settings.device, settings.num_workers)
         dataset = use_cache(model, dataset, settings.cache, settings.config, weights, *reading)
     data = DataLoader(
-        Subset(Indexed(dataset), learnt),  # each sample's noise follows from the seed, the epoch and its index
+        without(Indexed(dataset), held_out),  # each sample's noise follows from the seed, the epoch and its index
         batch_size=settings.batch_size,
         shuffle=True,
         drop_last=True,

@@ -10,6 +10,7 @@ from einops import rearrange
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
+from torch.utils.data import Subset
 
 from cldm.cldm import ControlLDM
 from cldm.training.settings import HELD_OUT, Settings
@@ -37,26 +38,34 @@ class Pair:
     no_context: Tensor
 
 
-def hold_out(count: int, settings: Settings) -> tuple[list[int], list[int]]:
-    """The places of the samples to train on, and of those to judge by.
+def hold_out(dataset: Any, settings: Settings) -> list[int]:
+    """The places of the samples to judge a run by, which it must not train on.
 
-    They depend on `count` and `validation_pairs` alone, so that runs with other seeds can be compared. Where neighbours
-    in a dataset are nearly the same picture, as frames of a video are, give a folder of others as `validation` instead.
+    They depend on the dataset's length and on `validation_pairs` alone, so that runs with other seeds can be compared.
+    Where neighbours in a dataset are nearly the same picture, as frames of a video are, give a folder of others as
+    `validation` instead; so for datasets that are read in their own order only.
 
     Args:
-        count: Of samples in the dataset.
+        dataset: To train on.
         settings: Of the run.
     """
     if settings.validation != HELD_OUT or not settings.validation_freq:
-        return list(range(count)), []
-    chosen = np.random.default_rng(0).permutation(count)[: min(settings.validation_pairs, count // _LARGEST_SHARE)]
-    judged = set(chosen.tolist())
-    if not judged:
+        return []
+    count = len(dataset) if hasattr(dataset, "__getitem__") else 0
+    places = np.random.default_rng(0).permutation(count)[: min(settings.validation_pairs, count // _LARGEST_SHARE)]
+    if not len(places):
+        what = f"a dataset of {count} is too small" if count else "a dataset without places gives no way"
         rank_zero_warn(
-            f"a dataset of {count} is too small to hold anything out, so there are no validations; give a folder with "
-            "other pairs as validation=FOLDER, or validation_freq=0"
+            f"{what} to hold anything out, so there are no validations; give a folder with other pairs as "
+            "validation=FOLDER, or validation_freq=0"
         )
-    return [place for place in range(count) if place not in judged], sorted(judged)
+    return sorted(places.tolist())
+
+
+def without(dataset: Any, places: Sequence[int]) -> Any:
+    """The dataset without its samples in some places, the others in their order."""
+    left_out = set(places)
+    return Subset(dataset, [k for k in range(len(dataset)) if k not in left_out]) if left_out else dataset
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ class Point:
 
 
 class Validation(pl.Callback):
-    """Judges a run before its first step, every so many steps, and after its last.
+    """Judges a run before its first step, every so many steps, and at the last of `max_steps`.
 
     Each time, for the same pairs, with the same noise and time steps: the loss; a sample of each, and by it how
     faithfully the control is followed. Both go to the run's loggers as val/loss and val/fidelity, and to
@@ -82,11 +82,7 @@ class Validation(pl.Callback):
             return
         if isinstance(outputs, dict) and "loss" in outputs:
             self._collect(outputs["loss"] * trainer.accumulate_grad_batches)  # Lightning has divided by it
-        if step > before and step % self.settings.validation_freq == 0:
-            self.validate(trainer, pl_module)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: ControlLDM) -> None:
-        if self.pairs and (not self.points or self.points[-1].step != trainer.global_step):
+        if step > before and (step % self.settings.validation_freq == 0 or step == trainer.max_steps):
             self.validate(trainer, pl_module)
 
     def validate(self, trainer: pl.Trainer, model: ControlLDM) -> None:

@@ -8,28 +8,34 @@ import torch
 
 import runs
 from cldm.training import Settings
-from cldm.training.pairs import encode_pairs, hold_out
+from cldm.training.pairs import encode_pairs, hold_out, without
 
 SETTINGS = Settings(device="cpu", validation_pairs=4)
 
 
 def test_what_is_held_out_is_not_trained_on_and_is_the_same_in_every_run():
-    learnt, judged = hold_out(1000, SETTINGS)
-    assert len(judged) == 4
-    assert sorted(learnt + judged) == list(range(1000))
-    assert hold_out(1000, replace(SETTINGS, seed=5)) == (learnt, judged)
-    assert set(judged) < set(hold_out(1000, replace(SETTINGS, validation_pairs=8))[1])
+    held_out = hold_out(range(1000), SETTINGS)
+    assert len(held_out) == 4
+    assert sorted([*without(range(1000), held_out), *held_out]) == list(range(1000))
+    assert hold_out(range(1000), replace(SETTINGS, seed=5)) == held_out
+    assert set(held_out) < set(hold_out(range(1000), replace(SETTINGS, validation_pairs=8)))
 
 
 def test_at_most_one_in_twenty_is_held_out():
-    assert len(hold_out(60, SETTINGS)[1]) == 3
+    assert len(hold_out(range(60), SETTINGS)) == 3
     with pytest.warns(UserWarning, match=r"a dataset of 19 is too small to hold anything out.*validation=FOLDER"):
-        assert hold_out(19, SETTINGS) == (list(range(19)), [])
+        assert hold_out(range(19), SETTINGS) == []
+
+
+def test_nothing_is_held_out_of_a_dataset_that_is_read_in_its_own_order():
+    with pytest.warns(UserWarning, match=r"a dataset without places gives no way to hold anything out"):
+        assert hold_out(iter([1, 2]), SETTINGS) == []
 
 
 @pytest.mark.parametrize("changes", [{"validation": "./others"}, {"validation_freq": 0}])
 def test_with_other_pairs_or_no_validations_nothing_is_held_out(changes):
-    assert hold_out(100, replace(SETTINGS, **changes)) == (list(range(100)), [])
+    assert hold_out(range(100), replace(SETTINGS, **changes)) == []
+    assert without(samples := range(100), []) is samples
 
 
 def test_a_pair_has_what_the_encoders_give():
@@ -52,12 +58,9 @@ def test_random_numbers_are_not_used_up_by_a_dataset_that_draws_some():
 
     torch.manual_seed(1)
     expected = torch.rand(3)
+    model, samples = runs.control_ldm(), Drawing(runs.items(2))
     torch.manual_seed(1)
-    encode_pairs(runs.control_ldm(), Drawing(runs.items(2)), SETTINGS)
-    torch.manual_seed(1)
-    encode_pairs(model := runs.control_ldm(), [], SETTINGS)
-    torch.manual_seed(1)
-    encode_pairs(model, Drawing(runs.items(2)), SETTINGS)
+    encode_pairs(model, samples, SETTINGS)
     assert torch.equal(torch.rand(3), expected)
 
 

@@ -37,6 +37,14 @@ def test_half_of_the_prompts_are_dropped_as_in_the_paper():
         ("num_workers=-1", "num_workers must be 0 or more"),
         ("prompt_dropout=1.5", "prompt_dropout must be between 0 and 1, got 1.5"),
         ("seed=-1", "seed must be from 0 to 4294967295, got -1"),
+        ("validation_freq=-1", "validation_freq must be 0 or more, got -1"),
+        ("validation_pairs=0", "validation_pairs must be at least 1, got 0"),
+        ("fidelity=ssim", "fidelity must be one of auto, shape, edges, hint_edges, got 'ssim'"),
+        ("ema_decay=1", "ema_decay must be 0 or more and below 1, got 1"),
+        ("min_snr_gamma=-5", "min_snr_gamma must be 0 or more, got -5"),
+        ("noise_offset=nan", "noise_offset must be 0 or more, got nan"),
+        ("parameterization=x0", "parameterization must be one of config, eps, v, got 'x0'"),
+        ("nan_patience=0", "nan_patience must be at least 1, got 0"),
     ],
 )
 def test_a_wrong_assignment_is_one_message(assignment, message):
