@@ -140,12 +140,15 @@ class Scene:
         cv2.polylines(canvas, [self._points(size)], True, (255, 255, 255), width, cv2.LINE_8, _SUBPIXEL_BITS)
         return canvas
 
-    def _points(self, size: int) -> np.ndarray:
-        """The outline in an image of that size, fixed-point integers (n, 2) as OpenCV's drawing takes them."""
+    def polygon(self, size: int) -> np.ndarray:
+        """Points (n, 2) of the outline, x and y in pixels of an image of that size, counted from pixel centres."""
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         rotated = OUTLINES[self.shape] @ np.array([[cos, sin], [-sin, cos]])
-        pixels = (np.array(self.centre) + self.radius * rotated) * size - 0.5  # OpenCV counts from pixel centres
-        return np.rint(pixels * 2**_SUBPIXEL_BITS).astype(np.int32)
+        return (np.array(self.centre) + self.radius * rotated) * size - 0.5
+
+    def _points(self, size: int) -> np.ndarray:
+        """The outline in an image of that size, fixed-point integers (n, 2) as OpenCV's drawing takes them."""
+        return np.rint(self.polygon(size) * 2**_SUBPIXEL_BITS).astype(np.int32)
 
 
 _SUBPIXEL_BITS = 4
