@@ -74,7 +74,9 @@ def report(runs: list[Run]) -> bool:
     final = {side: [each.iou[-1] for each in by_side[side]] for side in SIDES}
     noise = max(_spread(values) for values in final.values())
     equal = statistics.mean(final["ours"]) >= statistics.mean(final["diffusers"]) - noise
-    print(f"\nIoU after the last step at least equal within the spread of seeds ({noise:.3f}): {'yes' if equal else 'no'}")
+    print(
+        f"\nIoU after the last step at least equal within the spread of seeds ({noise:.3f}): {'yes' if equal else 'no'}"
+    )
     if any(len(seconds[side]) < len(by_side[side]) for side in SIDES):
         print(f"not all runs reached IoU {GOAL}, so seconds are not compared")
         return False
@@ -98,7 +100,9 @@ def draw(runs: list[Run], file: Path) -> None:
 
     figure = Figure(figsize=(10, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
-    for axis, of, label in zip(figure.subplots(1, 2, sharey=True), ("steps", "seconds"), ("step", "seconds"), strict=True):
+    for axis, of, label in zip(
+        figure.subplots(1, 2, sharey=True), ("steps", "seconds"), ("step", "seconds"), strict=True
+    ):
         for each in runs:
             colour = "tab:blue" if each.side == "ours" else "tab:orange"
             name = each.side if each.seed == runs[0].seed else None

@@ -1,8 +1,10 @@
 """Both sides of `bench.learning`: our trainer, a plain loop over diffusers' networks, and the judge of both."""
 
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +14,21 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from cldm.cldm import ControlLDM
-from cldm.data import Indexed
 from cldm.fidelity import drawn_shape, iou
 from cldm.fill50k import make_fill50k
-from cldm.model import load_model, read_config
+from cldm.model import read_config
 from cldm.model_files import MINIATURE_SETTINGS
 from cldm.pipeline import generate
 from cldm.shapes import COLOURS, Scene, sample_scene
-from cldm.training import Settings
-from cldm.undisturbed import undisturbed
-from cldm.weights.add_control import add_control
-from cldm.weights.blueprint import Blueprint
+from cldm.training import Settings, require
+from cldm.training.order import Share, epoch_order
 from cldm.weights.diffusers_config import diffusers_config
 from cldm.weights.diffusers_names import diffusers_names
-from cldm.weights.reading import read_weights
-from cldm.weights.saving import save_weights
-from tests.diffusers_names import autoencoder_names, copy_weights, unet_names
+from ldm.modules.encoders.modules import VOCABULARY, tokenize
+from tests.diffusers_names import autoencoder_names, controlnet_names, copy_weights, unet_names
 from tutorial_dataset import MyDataset
 from tutorial_train import train
 
@@ -38,6 +37,7 @@ CONFIG = ROOT / "models/cldm_mini.yaml"
 BASE = ROOT / "models/sd_mini.safetensors"
 SIZE = 128
 _JUDGE_SEED = 20
+_NEVER = 10**9
 
 Point = tuple[int, float, float]
 """Steps, seconds of training, IoU."""
@@ -67,69 +67,64 @@ class Course:
 
 
 class Judge(pl.Callback):
-    """Takes the time of training without its own, and the IoU of generated shapes with those of held-out hints."""
+    """Takes the time of training, without its own, and the IoU of generated shapes with those of held-out hints.
 
-    def __init__(self, course: Course):
+    Args:
+        course: Of both sides.
+        model: That generates, with the trained ControlNet's weights; not the one that is trained.
+    """
+
+    def __init__(self, course: Course, model: ControlLDM):
         rng = np.random.default_rng(_JUDGE_SEED)
         self.scenes = [sample_scene(rng, shapes=("circle",), from_held_out=True) for _ in range(course.judged)]
         self.course = course
+        self.model = model.requires_grad_(False)
         self.points: list[Point] = []
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: ControlLDM, *_: Any) -> None:
-        self.step(trainer.global_step, pl_module)
+        self.after(trainer.global_step, pl_module.control_model.state_dict)
 
-    def step(self, step: int, model: ControlLDM, control: nn.Module | None = None) -> None:
-        """Judge a model after a step if it is time; with `control`, the weights of diffusers' ControlNet."""
+    def after(self, step: int, weights: Callable[[], dict[str, Tensor]]) -> None:
+        """Judge a ControlNet, given by the function that gives its weights, if it is time to."""
         if step % self.course.every and step != self.course.steps:
             return
-        before = time.perf_counter()
-        if control is not None:
-            take_weights(model.control_model, control)
-        with undisturbed(model):
-            value = float(np.mean([self._follows(model, k, scene) for k, scene in enumerate(self.scenes)]))
-        self.points.append((step, before - self._started, value))
-        print(f"step {step}: {before - self._started:.1f} s, IoU {value:.3f}", flush=True)
-        self._started += time.perf_counter() - before
+        now = time.perf_counter()
+        self.model.control_model.load_state_dict(weights())
+        with torch.random.fork_rng(devices=[]):
+            value = float(np.mean([self._overlap(k, scene) for k, scene in enumerate(self.scenes)]))
+        self.points.append((step, now - self._started, value))
+        print(f"step {step}: {now - self._started:.1f} s, IoU {value:.3f}", flush=True)
+        self._started += time.perf_counter() - now
 
-    def _follows(self, model: ControlLDM, k: int, scene: Scene) -> float:
+    def _overlap(self, k: int, scene: Scene) -> float:
         settings = replace(MINIATURE_SETTINGS, seed=_JUDGE_SEED + k)
-        image = generate(model, scene.outline(SIZE), scene.prompt, settings).images[0]
+        image = generate(self.model, scene.outline(SIZE), scene.prompt, settings).images[0]
         return iou(drawn_shape(image, COLOURS[scene.colour], COLOURS[scene.background]), scene.mask(SIZE) > 0.5)
 
 
-def take_weights(ours: nn.Module, theirs: nn.Module) -> None:
-    """Give our ControlNet the weights of diffusers'."""
-    state, names = theirs.state_dict(), diffusers_names(list(ours.state_dict()))
-    shapes = {name: tensor.shape for name, tensor in ours.state_dict().items()}
-    ours.load_state_dict({name: state[names[name]].reshape(shapes[name]) for name in names})
-
-
 def run(side: str, seed: int, course: Course, folder: Path) -> list[Point]:
-    """Train one side from a fresh ControlNet; data and fresh weights are made in `folder` if they are not there."""
-    data, fresh = folder / f"fill50k_{course.pairs}", folder / "control_mini_ini.safetensors"
+    """Train one side from a fresh ControlNet; the dataset is made in `folder` if it is not there."""
+    data = folder / f"fill50k_{course.pairs}"
     make_fill50k(data, count=course.pairs, size=SIZE)
-    if not fresh.exists():
-        model = load_model_blueprint()
-        save_weights(add_control(read_weights(BASE), model).weights, fresh)
-    return {"ours": ours, "diffusers": diffusers}[side](seed, course, data, fresh, folder)
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        settings = settings_of(seed, course, data, Path(work))
+        judge = Judge(course, require(settings, "").model())  # its time begins here
+        if side == "ours":
+            train(settings, callbacks=[judge])
+        else:
+            train_diffusers(settings, judge)
+    return judge.points
 
 
-def load_model_blueprint() -> Blueprint:
-    """The names and shapes of the miniature with a ControlNet."""
-    from cldm.model import create_model
-
-    return Blueprint.of(create_model(CONFIG), str(CONFIG))
-
-
-def settings_of(seed: int, course: Course, data: Path, fresh: Path, output: Path, cache: Path) -> Settings:
-    """Of our side: nothing but training, so that all time is its own."""
+def settings_of(seed: int, course: Course, data: Path, work: Path) -> Settings:
+    """Of a run that does nothing but train; the cache is new, so that its making is part of the time."""
     return Settings(
         config=str(CONFIG),
-        resume_path=str(fresh),
+        base=str(BASE),
         dataset=str(data),
-        output=str(output),
-        cache=str(cache),
+        output=str(work / "run"),
+        cache=str(work / "cache"),
         batch_size=course.batch_size,
         learning_rate=course.learning_rate,
         prompt_dropout=course.prompt_dropout,
@@ -137,45 +132,107 @@ def settings_of(seed: int, course: Course, data: Path, fresh: Path, output: Path
         seed=seed,
         device="cpu",
         validation_freq=0,
-        logger_freq=10**9,
-        save_freq=10**9,
-        image_steps=1,
+        logger_freq=_NEVER,
+        save_freq=_NEVER,
+        image_steps=1,  # the first step is logged always
     )
 
 
-def ours(seed: int, course: Course, data: Path, fresh: Path, folder: Path) -> list[Point]:
-    """`tutorial_train.py` with a cache, which is made anew within the time."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory(dir=folder) as work:
-        judge = Judge(course)
-        settings = settings_of(seed, course, data, fresh, Path(work) / "run", Path(work) / "cache")
-        train(settings, callbacks=[judge])
-    return judge.points
+def batches(settings: Settings) -> Iterator[dict[str, Any]]:
+    """What our trainer sees, in its order, without end."""
+    dataset = MyDataset(settings.dataset)
+    share = Share(len(dataset), settings.batch_size)
+    for epoch in count():
+        order = epoch_order(len(dataset), settings.seed, epoch)
+        yield from DataLoader(dataset, batch_sampler=[order[list(places)].tolist() for places in share.batches(epoch)])
 
 
-def order(seed: int, course: Course, data: Path) -> Iterator[list[int]]:
-    """The batches that our trainer takes, as places in the dataset."""
-    dataset = _Places(course.pairs)
-    torch.manual_seed(seed)
-    raise NotImplementedError(dataset, data)
-
-
-def diffusers(seed: int, course: Course, data: Path, fresh: Path, folder: Path) -> list[Point]:
-    """The loop of diffusers' train_controlnet example: both encoders and the U-Net run at every step."""
-    judge = Judge(course)
-    model = load_model(CONFIG, fresh, device="cpu")
-    nets = Networks.of(model)
-    optimizer = torch.optim.AdamW(nets.controlnet.parameters(), lr=course.learning_rate)
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    for step, batch in enumerate(batches(seed, course, data), start=1):
-        prompts = ["" if rng.random() < course.prompt_dropout else prompt for prompt in batch["txt"]]
-        loss = nets.loss(batch["jpg"], batch["hint"], prompts)
-        loss.backward()
+def train_diffusers(settings: Settings, judge: Judge) -> None:
+    """The loop of diffusers' train_controlnet example, with our settings: no clipping, and dropped prompts."""
+    networks = Networks(require(settings, "").model())
+    optimizer = torch.optim.AdamW(networks.controlnet.parameters(), lr=settings.learning_rate)
+    torch.manual_seed(settings.seed)
+    rng = np.random.default_rng(settings.seed)
+    for step, batch in enumerate(batches(settings), start=1):
+        dropped = rng.random(settings.batch_size) < settings.prompt_dropout
+        prompts = ["" if drop else prompt for drop, prompt in zip(dropped, batch["txt"], strict=True)]
+        networks.loss(batch["jpg"], batch["hint"], prompts).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        judge.step(step, model, nets.controlnet)
-        if step == course.steps:
-            return judge.points
-    raise ValueError(f"expected batches for {course.steps} steps, got {step}")
+        judge.after(step, lambda: take(networks.controlnet, judge.model.control_model))
+        if step == settings.max_steps:
+            return
+
+
+def take(theirs: nn.Module, ours: nn.Module) -> dict[str, Tensor]:
+    """The weights of diffusers' ControlNet by the names and in the shapes of our network."""
+    own, tensors = ours.state_dict(), theirs.state_dict()
+    names = diffusers_names(list(own))
+    return {name: tensors[names[name]].reshape(tensor.shape) for name, tensor in own.items()}
+
+
+class Networks:
+    """diffusers' networks with the weights of a ControlLDM of the miniature's kind, and their loss."""
+
+    def __init__(self, model: ControlLDM):
+        from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        params = read_config(CONFIG)["params"]
+        own = {k: v for k, v in diffusers_config(params["control_stage_config"]["params"]).items() if k[0] != "_"}
+        self.controlnet = ControlNetModel(**own)
+        shared = {k: v for k, v in own.items() if not k.startswith("conditioning")}
+        up = [block.replace("Down", "Up") for block in reversed(own["down_block_types"])]
+        self.unet = UNet2DConditionModel(out_channels=params["channels"], up_block_types=up, **shared)
+        levels = params["first_stage_config"]["params"]["ddconfig"]
+        self.vae = AutoencoderKL(
+            down_block_types=["DownEncoderBlock2D"] * len(levels["ch_mult"]),
+            up_block_types=["UpDecoderBlock2D"] * len(levels["ch_mult"]),
+            block_out_channels=[levels["ch"] * mult for mult in levels["ch_mult"]],
+            layers_per_block=levels["num_res_blocks"],
+            norm_num_groups=levels["num_groups"],
+            scaling_factor=model.scale_factor,
+        )
+        text = params["cond_stage_config"]["params"]
+        config = CLIPTextConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=text["width"],
+            intermediate_size=4 * text["width"],
+            num_hidden_layers=text["layers"],
+            num_attention_heads=text["heads"],
+            hidden_act="quick_gelu",
+        )
+        self.text_encoder = CLIPTextModel(config)
+        copy_weights(model.control_model, self.controlnet, controlnet_names(self.controlnet))
+        copy_weights(model.model.diffusion_model, self.unet, unet_names(self.unet))
+        copy_weights(model.first_stage_model, self.vae, autoencoder_names(self.vae))
+        self.text_encoder.load_state_dict(model.cond_stage_model.transformer["text_model"].state_dict(), strict=False)
+        for locked in (self.unet, self.vae, self.text_encoder):
+            locked.requires_grad_(False)
+        self.pad, self.length = model.cond_stage_model.pad, model.cond_stage_model.max_length
+        self.scheduler = DDPMScheduler(
+            beta_start=params["linear_start"],
+            beta_end=params["linear_end"],
+            beta_schedule="scaled_linear",
+            prediction_type="v_prediction",
+        )
+        self.vae.eval(), self.text_encoder.eval(), self.controlnet.train()
+
+    def loss(self, image: Tensor, hint: Tensor, prompts: list[str]) -> Tensor:
+        """Of a batch: images (b, h, w, 3) in [-1, 1], hints (b, h, w, 3) in [0, 1]."""
+        pixels, hint = (rearrange(values, "b h w c -> b c h w").contiguous() for values in (image, hint))
+        latents = self.vae.encode(pixels).latent_dist.sample() * self.vae.config.scaling_factor
+        noise = torch.randn_like(latents)
+        t = torch.randint(0, self.scheduler.config.num_train_timesteps, (len(latents),))
+        noisy = self.scheduler.add_noise(latents, noise, t)
+        context = self.text_encoder(tokenize(prompts, self.length, self.pad))[0]
+        down, middle = self.controlnet(noisy, t, context, hint, return_dict=False)
+        predicted = self.unet(
+            noisy,
+            t,
+            context,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+            return_dict=False,
+        )[0]
+        return F.mse_loss(predicted.float(), self.scheduler.get_velocity(latents, noise, t).float())

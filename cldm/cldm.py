@@ -228,13 +228,17 @@ class ControlLDM(LatentDiffusion):
         return self.get_learned_conditioning([""] * count)
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """The ControlNet's, and with `sd_locked` False the U-Net's decoder's; all others are locked in place."""
+        """The ControlNet's, and with `sd_locked` False the U-Net's decoder's; all others are locked in place.
+
+        With `only_mid_control`, the zero convolutions of the input blocks are locked: nothing depends on them.
+        """
         self.requires_grad_(False)
         modules: list[nn.Module] = [self.control_model]
         if not self.sd_locked:
             modules += [self.model.diffusion_model.output_blocks, self.model.diffusion_model.out]
         for module in modules:
             module.requires_grad_(True)
+        self.control_model.zero_convs.requires_grad_(not self.only_mid_control)
         return [p for p in self.parameters() if p.requires_grad]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -7,6 +7,7 @@ from ldm.models.diffusion.prediction import PARAMETERIZATIONS
 HELD_OUT = "held_out"
 FROM_CONFIG = "config"
 FIDELITIES = ("auto", "shape", "edges", "hint_edges")
+SAVE_PRECISIONS = ("float32", "float16", "bfloat16")
 _SEEDS = 2**32  # what numpy's seed takes
 
 
@@ -55,6 +56,19 @@ class Settings:
         parameterization: What the network predicts: eps, v, or config for what the yaml says. A control is to be used
             with the same one.
         nan_patience: Steps in a row without a finite loss and gradient, all skipped, after which training stops.
+        base: Start from this Stable Diffusion instead of `resume_path`; with `control`, or with a fresh ControlNet.
+        control: Start from this ControlNet, published or your own, in any known shape; on `base`, or on the one in
+            `resume_path`.
+        resume: Go on with an earlier run: auto takes the newest good state in `output`, and begins where there is none
+            yet; else the name of a state_<step>.pt. Without it, a folder that a run has used is refused.
+        save_precision: Of the saved weights, float32, float16 or bfloat16; states are always exact.
+        save_full: Save the whole model as well, model_<step>.safetensors; the newest one is kept.
+        keep_last: Saved ControlNets that are kept; 0 keeps all.
+        keep_states: Training states that are kept, so that a damaged one has a predecessor.
+        best_by: Name of a logged figure; the ControlNet of its highest value is kept as control_best.safetensors.
+        devices: GPUs on this machine, or processes on the CPU: a number, a list such as 0,2, or auto.
+        num_nodes: Machines.
+        strategy: Lightning's name of how several devices train together, ddp for instance.
     """
 
     config: str = "./models/cldm_v15.yaml"
@@ -89,6 +103,19 @@ class Settings:
     parameterization: str = FROM_CONFIG
     nan_patience: int = 20
 
+    # saving, going on, and more than one device
+    base: str = ""
+    control: str = ""
+    resume: str = ""
+    save_precision: str = "float32"
+    save_full: bool = False
+    keep_last: int = 5
+    keep_states: int = 2
+    best_by: str = "val/fidelity"
+    devices: int | str = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+
     def __post_init__(self):
         for name in ("batch_size", "logger_freq", "loss_freq", "save_freq", "image_steps"):
             if getattr(self, name) < 1:
@@ -104,6 +131,7 @@ class Settings:
         if self.num_workers < 0:
             raise ValueError(f"num_workers must be 0 or more, got {self.num_workers}")
         self._check_learning()
+        self._check_saving()
 
     def _check_learning(self) -> None:
         for name in ("validation_pairs", "nan_patience"):
@@ -119,3 +147,14 @@ class Settings:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         if not self.validation:
             raise ValueError(f"validation must be a folder or {HELD_OUT}, got nothing; validation_freq=0 is none")
+
+    def _check_saving(self) -> None:
+        if self.save_precision not in SAVE_PRECISIONS:
+            raise ValueError(f"save_precision must be one of {', '.join(SAVE_PRECISIONS)}, got {self.save_precision!r}")
+        if self.keep_last < 0:
+            raise ValueError(f"keep_last must be 0 or more, got {self.keep_last}")
+        for name in ("keep_states", "num_nodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.devices in (0, ""):
+            raise ValueError(f"devices must be a number from 1 on, a list such as 0,2, or auto, got {self.devices!r}")

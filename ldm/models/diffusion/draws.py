@@ -21,6 +21,7 @@ class Purpose(IntEnum):
     POSTERIOR = 2
     NOISE = 3
     OFFSET = 4
+    ORDER = 100  # of the samples in an epoch: `cldm.training.order`
 
 
 @dataclass(frozen=True)
