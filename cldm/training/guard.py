@@ -25,7 +25,8 @@ class NotANumberGuard(pl.Callback):
     One number a step says whether the loss and all gradients are finite. It is computed on the device, the processes
     put theirs together, so that all decide alike, and then it is read: the one wait for the device a step. To skip is
     to take the gradients away, since an optimizer leaves weights without gradients alone. In 16-mixed precision the
-    gradient scaler skips such steps itself and lowers its scale, so there they are only counted; a few are usual.
+    gradient scaler skips such steps itself and lowers its scale, so there they are only counted; a few are usual. An
+    optimizer that steps during the backward pass cannot be kept from it: there the first such loss ends the training.
 
     The guard comes before an `Ema` among the callbacks.
 
@@ -61,6 +62,8 @@ class NotANumberGuard(pl.Callback):
         together = trainer.strategy.reduce(finite.float(), reduce_op="min")
         self.skipped = together.item() < 1
         if self.skipped:
+            if _are_gone(optimizer):
+                raise FloatingPointError(_STEPPED_ALREADY.format(step=trainer.global_step + 1))
             if getattr(trainer.precision_plugin, "scaler", None) is None:
                 optimizer.zero_grad(set_to_none=True)
             self._report(trainer, own is None or bool(own))
@@ -84,6 +87,17 @@ class NotANumberGuard(pl.Callback):
         )
         if self.in_a_row >= self.patience:
             raise FloatingPointError(_message(self.in_a_row, what, list(self._culprits)))
+
+
+_STEPPED_ALREADY = (
+    "the loss of step {step} was no number, and with optimizer_in_backward=true weights are stepped before that is "
+    "seen, so they are lost. Go on from the last saved state, with optimizer_in_backward=false"
+)
+
+
+def _are_gone(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether there are no gradients left, as after an optimizer that steps during the backward pass."""
+    return all(p.grad is None for group in optimizer.param_groups for p in group["params"])
 
 
 def was_skipped(trainer: pl.Trainer) -> bool:

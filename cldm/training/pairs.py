@@ -10,9 +10,10 @@ from einops import rearrange
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.utils.data import Subset
+from torch.utils.data import IterableDataset, Subset
 
 from cldm.cldm import ControlLDM
+from cldm.training.loading import Stream
 from cldm.training.settings import HELD_OUT, Settings
 from ldm.util import choose_device
 
@@ -51,7 +52,7 @@ def hold_out(dataset: Any, settings: Settings) -> list[int]:
     """
     if settings.validation != HELD_OUT or not settings.validation_freq:
         return []
-    count = len(dataset) if hasattr(dataset, "__getitem__") else 0
+    count = 0 if isinstance(dataset, IterableDataset | Stream) else len(dataset)
     places = np.random.default_rng(0).permutation(count)[: min(settings.validation_pairs, count // _LARGEST_SHARE)]
     if not len(places):
         what = f"a dataset of {count} is too small" if count else "a dataset without places gives no way"

@@ -119,7 +119,8 @@ class Validation(pl.Callback):
         point = Point(trainer.global_step, total / count if count else float("nan"), loss, fidelity)
         self.points.append(point)
         figures = {"val/loss": loss, "val/fidelity": fidelity}
-        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in figures.items()})
+        if point.step:  # what is untrained is not to be the best
+            trainer.callback_metrics.update({name: torch.tensor(value) for name, value in figures.items()})
         trainer.print(f"step {point.step}: validation loss {loss:.4f}, {self.measure.label} {fidelity:.3f}")
         if self.learned is None:
             self.learned = learned_at([p.step for p in self.points], [p.fidelity for p in self.points])

@@ -99,6 +99,15 @@ def test_with_accumulation_one_bad_batch_skips_the_whole_step(tmp_path):
     assert runs.same(runs.control_weights(model), before)
 
 
+def test_an_optimizer_that_has_stepped_already_ends_the_training_at_once(tmp_path):
+    class LetGo(runs.pl.Callback):
+        def on_after_backward(self, trainer, pl_module):
+            trainer.optimizers[0].zero_grad(set_to_none=True)
+
+    with pytest.raises(FloatingPointError, match=r"the loss of step 1 was no number, and with optimizer_in_backward"):
+        runs.fit(runs.control_ldm(), poisoned(2, 0), [LetGo(), NotANumberGuard()], tmp_path, steps=1)
+
+
 def test_batches_without_an_index_are_skipped_too(tmp_path):
     samples = [{name: value for name, value in sample.items() if name != "index"} for sample in poisoned(2, 0)]
     with pytest.warns(UserWarning, match="samples without an index"):
