@@ -121,12 +121,12 @@ class Validation(pl.Callback):
         figures = {"val/loss": loss, "val/fidelity": fidelity}
         if point.step:  # what is untrained is not to be the best
             trainer.callback_metrics.update({name: torch.tensor(value) for name, value in figures.items()})
-        trainer.print(f"step {point.step}: validation loss {loss:.4f}, {self.measure.label} {fidelity:.3f}")
+        _say(trainer, f"step {point.step}: validation loss {loss:.4f}, {self.measure.label} {fidelity:.3f}")
         if self.learned is None:
             self.learned = learned_at([p.step for p in self.points], [p.fidelity for p in self.points])
             if self.learned is not None:
                 figures["val/learned_at_step"] = float(self.learned.step)
-                trainer.print(f"step {point.step}: {self.learned}")
+                _say(trainer, f"step {point.step}: {self.learned}")
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=point.step)
 
@@ -161,6 +161,12 @@ class Validation(pl.Callback):
         self.points = [Point(**point) for point in state_dict["points"]]
         self.learned = None if state_dict["learned"] is None else Learned(**state_dict["learned"])
         self._losses = state_dict["losses"].clone()
+
+
+def _say(trainer: pl.Trainer, text: str) -> None:
+    """Print in one process, above a progress bar."""
+    if trainer.is_global_zero:
+        trainer.print(text)
 
 
 def _side_by_side(images: Sequence[np.ndarray]) -> np.ndarray:
