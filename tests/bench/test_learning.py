@@ -1,12 +1,12 @@
 """The bench of learning: its figures, and that both sides train the same networks."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
-from bench.learning import Run, finished
+from bench.learning import Run, finished, report
 from bench.learning_sides import BASE, CONFIG, Course, Networks, take
 from cldm.model import create_model
 from cldm.training.starting import Start
@@ -57,3 +57,17 @@ def test_both_sides_have_the_same_loss_and_give_the_judge_the_same_weights(monke
     torch.testing.assert_close(
         networks.loss(image, hint, prompts), model.p_losses(z, cond, t, noise), rtol=1e-4, atol=0
     )
+
+
+def test_the_report_compares_seconds_to_the_goal_and_iou_within_the_spread_of_seeds(capsys):
+    ours = [a_run([0.2, 0.9, 0.9]), a_run([0.2, 0.95, 0.95])]
+    slow = [replace(each, side="diffusers", seconds=[17.0, 34.0, 51.0]) for each in ours]
+    assert report([*ours, *slow])
+    assert "sooner at IoU 0.85, in seconds: 1.70x" in capsys.readouterr().out
+    better = [replace(each, iou=[0.5, 0.99, 0.99]) for each in slow]
+    assert not report([*ours, *better])
+    assert (
+        "IoU, after the last step: ours 0.925, diffusers 0.990, spread of seeds 0.035: LESS" in capsys.readouterr().out
+    )
+    assert not report([*ours, *(replace(each, iou=[0.2, 0.3, 0.4]) for each in slow)])
+    assert "not all runs reached IoU 0.85" in capsys.readouterr().out
