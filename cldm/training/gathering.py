@@ -3,8 +3,17 @@
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 Value = TypeVar("Value")
+
+
+def least_of_all_processes(own: Tensor) -> Tensor:
+    """The smallest of the processes' numbers, on its device, without waiting for it; all of them have to call this."""
+    if _are_several():
+        own = own.clone()
+        torch.distributed.all_reduce(own, torch.distributed.ReduceOp.MIN)
+    return own
 
 
 def from_all_processes(own: Value) -> list[Value]:
@@ -13,8 +22,12 @@ def from_all_processes(own: Value) -> list[Value]:
     Args:
         own: This process's, anything that can be pickled.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not _are_several():
         return [own]
     gathered: list[Value | None] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(gathered, own)
     return gathered
+
+
+def _are_several() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

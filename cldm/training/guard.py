@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from cldm.training.gathering import from_all_processes
+from cldm.training.gathering import from_all_processes, least_of_all_processes
 from ldm.models.diffusion.ddpm import INDEX
 
 
@@ -59,8 +59,7 @@ class NotANumberGuard(pl.Callback):
     ) -> None:
         own = self._is_loss_finite
         finite = _are_finite(optimizer) if own is None else _are_finite(optimizer) & own
-        together = trainer.strategy.reduce(finite.float(), reduce_op="min")
-        self.skipped = together.item() < 1
+        self.skipped = least_of_all_processes(finite.float().to(pl_module.device)).item() < 1
         if self.skipped:
             if _are_gone(optimizer):
                 raise FloatingPointError(_STEPPED_ALREADY.format(step=trainer.global_step + 1))
