@@ -143,6 +143,8 @@ def demo(output: Path, course: Course) -> float:
         f"learning_rate={course.learning_rate}",
         f"max_steps={course.steps}",
         f"save_freq={every}",
+        "keep_last=0",  # all of them are judged
+        "keep_states=1",
         f"logger_freq={every}",
         f"image_scale={MINIATURE_SETTINGS.scale}",
         f"image_steps={MINIATURE_SETTINGS.steps}",

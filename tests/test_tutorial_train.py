@@ -67,9 +67,12 @@ def test_the_saved_control_loads_onto_its_base(settings, trained):
 
 
 def test_what_a_run_leaves(trained):
-    assert {file.name for file in trained.glob("control_*")} == {
+    assert {file.name for file in trained.iterdir() if file.is_file()} == {
         "control_000002.safetensors",
         "control_000004.safetensors",
+        "state_000002.pt",
+        "state_000004.pt",
+        "settings.yaml",
     }
     images = {file.name for file in (trained / "image_log/train").iterdir()}
     kinds = ["reconstruction", "control", "conditioning", "samples_cfg_scale_9.00"]

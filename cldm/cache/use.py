@@ -27,6 +27,7 @@ from cldm.cache.shards import Shards
 from cldm.cache.stand_ins import CachedTexts, DecoderOnDemand
 from cldm.cldm import ControlLDM
 from cldm.model import read_config
+from ldm.models.autoencoder import AutoencoderKL
 from ldm.models.diffusion.ddpm import MOMENTS
 from ldm.util import choose_device
 
@@ -98,7 +99,7 @@ def use_cache(
     moments.fill(read, partial(_progress, what="Caching latents"))
 
     model.cond_stage_model = CachedTexts({prompt: place for place, prompt in enumerate(prompts)}, tokens)
-    model.first_stage_model = DecoderOnDemand(lambda: load().first_stage_model)
+    model.first_stage_model = DecoderOnDemand(partial(_autoencoder, load))
     return CachedDataset(dataset, model.first_stage_key, moments)
 
 
@@ -119,6 +120,10 @@ def _encode_images(
         pixels = rearrange(item[model.first_stage_key][None], "b h w c -> b c h w")
         posterior = autoencoder.encode(pixels.to(device))
         yield torch.cat([posterior.mean, posterior.logvar], dim=1)[0].float().cpu()
+
+
+def _autoencoder(load: Callable[[], ControlLDM]) -> AutoencoderKL:
+    return load().first_stage_model
 
 
 def _progress(shards: list[int], what: str) -> tqdm:

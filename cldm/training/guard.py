@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from cldm.training.gathering import from_all_processes, least_of_all_processes
+from cldm.training.processes import least_of_all_processes, of_all_processes
 from ldm.models.diffusion.ddpm import INDEX
 
 
@@ -73,7 +73,7 @@ class NotANumberGuard(pl.Callback):
 
     def _report(self, trainer: pl.Trainer, is_own_loss_finite: bool) -> None:
         indices = [i for batch in self._batches if batch is not None for i in torch.as_tensor(batch).tolist()]
-        seen = from_all_processes(_Seen(indices, is_own_loss_finite))
+        seen = of_all_processes(_Seen(indices, is_own_loss_finite))
         is_loss = not all(each.is_loss_finite for each in seen)
         named = sorted({i for each in seen if not (is_loss and each.is_loss_finite) for i in each.indices})
         self.in_a_row += 1

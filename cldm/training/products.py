@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ from cldm.weights.layouts import CONTROL, UNET
 
 _OF_THE_PLACE = ("output", "resume")
 """Settings that say where a run is, not what it is: a file's bytes do not depend on them."""
+
+_PATHS = ("config", "resume_path", "base", "control", "dataset", "cache")
+"""Of these, the last name alone is told: a published file need not show its author's folders."""
 
 
 def trained_weights(model: ControlLDM) -> dict[str, Tensor]:
@@ -61,6 +65,7 @@ def description(settings: Settings, base: str, step: int, epoch: int, **more: An
         more: Further figures.
     """
     values = {name: value for name, value in asdict(settings).items() if name not in _OF_THE_PLACE}
+    values |= {name: Path(values[name]).name for name in _PATHS if isinstance(values[name], str)}
     return {
         "step": str(step),
         "epoch": str(epoch),

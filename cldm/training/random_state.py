@@ -1,4 +1,4 @@
-"""The random states of all processes of a run, as plain data."""
+"""The random states of a process, as plain data."""
 
 import random
 from typing import Any
@@ -30,12 +30,3 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
-
-
-def random_states() -> list[dict[str, Any]]:
-    """Those of all processes, by rank; to be called in each of them."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [random_state()]
-    states: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(states, random_state())
-    return states

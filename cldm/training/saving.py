@@ -13,8 +13,9 @@ from torch import Tensor
 from cldm.cache.key import weights_hash
 from cldm.cldm import ControlLDM
 from cldm.training.loading import TrainingData
+from cldm.training.processes import of_all_processes
 from cldm.training.products import description, in_save_precision, trained_weights, tuned_base, whole_model
-from cldm.training.random_state import random_states, set_random_state
+from cldm.training.random_state import random_state, set_random_state
 from cldm.training.run_folder import BASE, CONTROL, STATE, WHOLE, file_of, remove_old, write_settings
 from cldm.training.settings import Settings
 from cldm.training.starting import Start
@@ -78,7 +79,7 @@ class SaveControl(Checkpoint):
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: ControlLDM, checkpoint: dict[str, Any]) -> None:
         """Leave the locked weights out of a state, and put in what Lightning does not know of."""
         checkpoint["state_dict"] = {name: checkpoint["state_dict"][name] for name in trained_names(pl_module)}
-        checkpoint["random"] = random_states()
+        checkpoint["random"] = of_all_processes(random_state())
         checkpoint["base_unet_sha256"] = self.base
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: ControlLDM, checkpoint: dict[str, Any]) -> None:

@@ -36,10 +36,11 @@ class StopOnSignal(pl.Callback):
             self.received = self.received or signal.SIGTERM  # another process's
             trainer.should_stop = True
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        for each, handler in self._before.items():
-            signal.signal(each, handler)
-        self._before = {}
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._restore()
 
     def exit_if_stopped(self, trainer: pl.Trainer) -> None:
         """End this process as one that the signal ended, so that who started it sees that training is not done."""
@@ -52,3 +53,8 @@ class StopOnSignal(pl.Callback):
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
         rank_zero_info(f"{self.received.name}: training stops after this step, and saves it")
+
+    def _restore(self) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+        self._before = {}

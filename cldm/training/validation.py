@@ -15,10 +15,10 @@ from cldm.cache.stand_ins import decoding
 from cldm.cldm import ControlLDM
 from cldm.training.curve import draw_curve
 from cldm.training.ema import averaged_weights
-from cldm.training.gathering import from_all_processes
 from cldm.training.judging import Judged, choose_measure, judge, shown
 from cldm.training.learned import Learned, learned_at
 from cldm.training.pairs import Pair
+from cldm.training.processes import of_all_processes
 from cldm.training.settings import Settings
 from cldm.undisturbed import surviving_lack_of_memory, undisturbed
 
@@ -100,7 +100,7 @@ class Validation(pl.Callback):
                 judge(model, self.pairs[k], k, self.measure, sampling, trainer.precision_plugin.forward_context())
                 for k in numbers
             ]
-        parts = from_all_processes(own)
+        parts = of_all_processes(own)
         if any(part is None for part in parts):
             return
         judged = sorted((each for part in parts for each in part), key=lambda each: each.number)

@@ -1,0 +1,17 @@
+"""Lightning's plugins: own state files everywhere, and on SLURM no handling of signals of Lightning's."""
+
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+
+from cldm.training import plugins
+from cldm.training.state import StateFiles
+
+
+def test_states_are_written_by_our_files(monkeypatch):
+    monkeypatch.setattr(SLURMEnvironment, "detect", lambda: False)
+    assert [type(plugin) for plugin in plugins()] == [StateFiles]
+
+
+def test_on_slurm_signals_are_left_to_the_run(monkeypatch):
+    monkeypatch.setattr(SLURMEnvironment, "detect", lambda: True)
+    _, slurm = plugins()
+    assert not slurm.auto_requeue
