@@ -9,6 +9,7 @@ Go on with a run:      python tutorial_train.py resume=auto
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
+from torch.utils.data import Subset
 
 from cldm.cache.use import use_cache
 from cldm.data import Indexed
@@ -25,6 +26,9 @@ from cldm.training import (
     plugins,
     require,
 )
+from cldm.training.learning import learning_callbacks, set_objective
+from cldm.training.pairs import encode_pairs, hold_out, without
+from cldm.training.settings import HELD_OUT
 from tutorial_dataset import MyDataset
 
 settings = Settings(
@@ -64,15 +68,17 @@ def train(
     model.learning_rate = settings.learning_rate
     model.sd_locked = settings.sd_locked
     model.only_mid_control = settings.only_mid_control
-    model.prompt_dropout = settings.prompt_dropout
-    model.seed = settings.seed
+    set_objective(model, settings)
 
     dataset = MyDataset(settings.dataset)
+    held_out = hold_out(dataset, settings)  # what the run is judged by is not trained on
+    judged = Subset(dataset, held_out) if settings.validation == HELD_OUT else MyDataset(settings.validation)
+    learning = learning_callbacks(encode_pairs(model, judged, settings), settings)
     if settings.cache:  # both encoders run once, before training, and are not in memory then
         reading = (settings.device, settings.num_workers)
         dataset = use_cache(model, dataset, settings.cache, settings.config, start.model, *reading)
     data = TrainingData(
-        Indexed(dataset),  # each sample's noise follows from the seed, the epoch and its index
+        without(Indexed(dataset), held_out),  # each sample's noise follows from the seed, the epoch and its index
         batch_size=settings.batch_size,
         seed=settings.seed,
         num_workers=settings.num_workers,
@@ -94,7 +100,7 @@ def train(
         max_epochs=-1,
         default_root_dir=settings.output,
         logger=[pl.loggers.TensorBoardLogger(settings.output), pl.loggers.CSVLogger(settings.output)],
-        callbacks=[images, FirstStep(), stopping, *callbacks, saving],
+        callbacks=[FirstStep(), *learning, images, stopping, *callbacks, saving],
         plugins=plugins(),
         use_distributed_sampler=False,  # TrainingData gives each process its share
         log_every_n_steps=settings.loss_freq,

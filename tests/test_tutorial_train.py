@@ -91,6 +91,26 @@ def test_the_same_settings_give_the_same_weights(settings, trained, tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
+def test_with_validations_the_weights_are_the_same_and_the_figures_are_there(settings, trained, tmp_path):
+    folder = run(replace(settings, validation=settings.dataset, validation_freq=2, output=str(tmp_path), logger_freq=4))
+    a, b = (read_weights(where / f"control_{STEPS:06}.safetensors") for where in (folder, trained))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert len(logged(folder, "val/fidelity")) == 3
+    assert {file.name for file in (folder / "validation").iterdir()} == {
+        "curve.png",
+        *(f"samples_{step:06}.png" for step in (0, 2, 4)),
+    }
+    assert (folder / "control_best.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_with_a_cache_and_averages_validations_work_as_well(settings, tmp_path):
+    changes = {"cache": str(tmp_path / "cache"), "ema_decay": 0.9, "min_snr_gamma": 5.0, "noise_offset": 0.1}
+    folder = run(replace(settings, validation=settings.dataset, output=str(tmp_path / "run"), max_steps=2, **changes))
+    assert len(logged(folder, "val/loss")) == 2
+
+
 def test_unlocked_the_decoder_learns_too(settings, tmp_path):
     folder = run(replace(settings, sd_locked=False, output=str(tmp_path), max_steps=2))
     before = read_weights(settings.resume_path)

@@ -10,7 +10,7 @@ from cldm.training.settings import Settings
 from cldm.training.state import StateError
 from cldm.training.stopping import StopOnSignal
 
-PLAIN_ERRORS = (FileExistsError, FileNotFoundError, StateError)
+PLAIN_ERRORS = (FileExistsError, FileNotFoundError, FloatingPointError, StateError)
 """Errors whose messages say all; a script shows them without a traceback."""
 
 __all__ = [

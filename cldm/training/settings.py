@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 
-SAVE_PRECISIONS = ("float32", "float16", "bfloat16")
+from ldm.models.diffusion.prediction import PARAMETERIZATIONS
 
+HELD_OUT = "held_out"
+FROM_CONFIG = "config"
+FIDELITIES = ("auto", "shape", "edges", "hint_edges")
+SAVE_PRECISIONS = ("float32", "float16", "bfloat16")
 _SEEDS = 2**32  # what numpy's seed takes
 
 
@@ -34,8 +38,24 @@ class Settings:
         num_workers: Processes that read the dataset; 0 reads in the training process.
         seed: Of the data's order, and with epoch and place in the dataset, of each sample's noise, time step,
             posterior sample and prompt dropout.
-        image_steps: DDIM steps of the samples in the image log.
-        image_scale: Guidance scale of the samples in the image log.
+        image_steps: DDIM steps of the samples in the image log and in validations.
+        image_scale: Guidance scale of the samples in the image log and in validations.
+        validation: Folder with the pairs of validations, in the dataset's format; held_out keeps some of the dataset's
+            from training, at most one in 20, the same in every run.
+        validation_freq: Steps from one validation to the next; one more before the first step and after the last. 0 is
+            none, and nothing is held out then.
+        validation_pairs: In a validation.
+        fidelity: What validations measure of the control: shape (IoU of one plain shape with the target's), edges (F1
+            with the target's), hint_edges (F1 with the hint's), or auto: shape if all targets are plain shapes, and
+            edges otherwise.
+        ema_decay: What the average of the trained weights keeps at each step; samples, validations and saved files are
+            of the average then. 0 is off, 0.9999 customary.
+        min_snr_gamma: Cap the weight of time steps with little noise, 5 in the paper (arXiv:2303.09556); 0 is off.
+        noise_offset: Standard deviation of noise for each channel as a whole, for very dark and bright images; 0 is
+            off, 0.05 to 0.1 customary.
+        parameterization: What the network predicts: eps, v, or config for what the yaml says. A control is to be used
+            with the same one.
+        nan_patience: Steps in a row without a finite loss and gradient, all skipped, after which training stops.
         base: Start from this Stable Diffusion instead of `resume_path`; with `control`, or with a fresh ControlNet.
         control: Start from this ControlNet, published or your own, in any known shape; on `base`, or on the one in
             `resume_path`.
@@ -72,6 +92,18 @@ class Settings:
     image_steps: int = 50
     image_scale: float = 9.0
 
+    # knowing that it learns
+    validation: str = HELD_OUT
+    validation_freq: int = 1000
+    validation_pairs: int = 8
+    fidelity: str = "auto"
+    ema_decay: float = 0.0
+    min_snr_gamma: float = 0.0
+    noise_offset: float = 0.0
+    parameterization: str = FROM_CONFIG
+    nan_patience: int = 20
+
+    # saving, going on, and more than one device
     base: str = ""
     control: str = ""
     resume: str = ""
@@ -98,7 +130,23 @@ class Settings:
             raise ValueError(f"seed must be from 0 to {_SEEDS - 1}, got {self.seed}")
         if self.num_workers < 0:
             raise ValueError(f"num_workers must be 0 or more, got {self.num_workers}")
+        self._check_learning()
         self._check_saving()
+
+    def _check_learning(self) -> None:
+        for name in ("validation_pairs", "nan_patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("validation_freq", "min_snr_gamma", "noise_offset"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be 0 or more and below 1, got {self.ema_decay}")
+        for name, known in (("fidelity", FIDELITIES), ("parameterization", (FROM_CONFIG, *PARAMETERIZATIONS))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if not self.validation:
+            raise ValueError(f"validation must be a folder or {HELD_OUT}, got nothing; validation_freq=0 is none")
 
     def _check_saving(self) -> None:
         if self.save_precision not in SAVE_PRECISIONS:
