@@ -1,11 +1,11 @@
 """The most bytes that tensors hold at once, counted by storage, on any device."""
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -50,6 +50,13 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def held_by(*modules: torch.nn.Module) -> list[Tensor]:
-    """Parameters and buffers of modules."""
-    return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+def held(networks: Iterable[nn.Module], optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    """Parameters, gradients and buffers of networks, and an optimizer's states."""
+    for network in networks:
+        yield from network.buffers()
+        for parameter in network.parameters():
+            yield parameter
+            if parameter.grad is not None:
+                yield parameter.grad
+    for state in optimizer.state.values():
+        yield from (value for value in state.values() if isinstance(value, Tensor))

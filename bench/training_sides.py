@@ -4,7 +4,7 @@ Both sides have the same weights, and are given the same image, prompt, hint, no
 share what is locked.
 """
 
-from collections.abc import Iterable
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from cldm.cache.stand_ins import CachedTexts
 from cldm.cldm import ControlLDM
-from cldm.model import read_config
+from cldm.model import create_model
 from cldm.training import Settings
 from cldm.training.cost import economise
+from ldm.deferred import HandedOver, known_buffers, shapes
 from ldm.models.diffusion.ddpm import INDEX, MOMENTS
 from ldm.models.diffusion.draws import Draws
 from ldm.modules.encoders.modules import END_TOKEN, VOCABULARY, tokenize
-from ldm.util import instantiate_from_config
 from tests.diffusers_names import autoencoder_names, controlnet_names, copy_weights, unet_names
 
 CONFIG = "models/cldm_v15.yaml"
@@ -50,17 +50,20 @@ def image(side: int) -> dict[str, Any]:
 
 
 def build(config: str = CONFIG, device: str = "cpu") -> ControlLDM:
-    """A model with random weights, none of which is without effect."""
-    with torch.device(device):
-        model = instantiate_from_config(read_config(config))
+    """A model with random weights, none of which is without effect; on "meta" it has shapes only."""
+    model = create_model(config)
+    if device == "meta":
+        return model.to(device).train()
     line = torch.randn(2**20 + 1, generator=torch.Generator().manual_seed(0))
-    for name, parameter in model.named_parameters() if device == "cpu" else ():
-        count = parameter.numel()
-        values = line.repeat(count // len(line) + 1)[:count].view(parameter.shape)
-        is_gain = parameter.ndim == 1 and name.endswith("weight")
-        scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
-        parameter.data = values * scale + float(is_gain)
-    return model.to(device).train()  # the noise schedule is on the CPU whatever the device
+    schedule = known_buffers(model)
+    weights = {}
+    for name, shape in shapes(model).items():
+        count, is_gain = math.prod(shape), len(shape) == 1 and name.endswith("weight")
+        scale = math.prod(shape[1:]) ** -0.5 if len(shape) > 1 else 0.1
+        values = (line * scale + float(is_gain)).repeat(count // len(line) + 1)[:count]
+        weights[name] = schedule.get(name, values.reshape(shape))
+    model.load_state_dict(HandedOver(weights, "random weights"))
+    return model.train()
 
 
 class Ours:
@@ -78,8 +81,7 @@ class Ours:
             self._cache()
         model.learning_rate = settings.learning_rate
         economise(model, settings)
-        optimizer = model.configure_optimizers()
-        self.optimizer: torch.optim.Optimizer = optimizer
+        self.optimizer = model.configure_optimizers()
 
     @torch.no_grad()
     def _cache(self) -> None:
@@ -89,20 +91,21 @@ class Ours:
         self.batch = {**{k: v for k, v in self.batch.items() if k != "jpg"}, MOMENTS: moments}
         model.cond_stage_model = CachedTexts({PROMPT: 0}, [model.get_learned_conditioning([PROMPT])[0]])
         model.first_stage_model = nn.Identity()
-        model.to(moments.device)
+        model.cond_stage_model.to(moments.device)
 
-    def held(self) -> list[Tensor]:
-        """What is there before a step."""
-        return [*self.model.parameters(), *self.model.buffers()]
+    def networks(self) -> list[nn.Module]:
+        """All that is in memory."""
+        return [self.model]
 
     def step(self) -> float:
         """One training step; returns its loss."""
-        return float(self.optimizer.step(self._closure))
+        loss = float(self.optimizer.step(self._closure))
+        self.optimizer.zero_grad()
+        return loss
 
     def gradients(self) -> Tensor:
         """The loss and its backward pass."""
         loss = self.model.training_step(self.batch, 0)
-        self.optimizer.zero_grad()
         loss.backward()
         return loss.detach()
 
@@ -125,7 +128,7 @@ class Theirs:
         text_encoder: transformers' CLIPTextModel.
         scheduler: DDPMScheduler.
         batch: As `image` makes it.
-        keep_gradients: Fill gradients with zeros after a step instead of letting them go, the example's default.
+        keep_gradients: Fill gradients with zeros after a step, as the example does without --set_grads_to_none.
     """
 
     unet: Any
@@ -177,10 +180,9 @@ class Theirs:
         self.optimizer = torch.optim.AdamW(self.controlnet.parameters(), lr=LEARNING_RATE)
         self.rate = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0)
 
-    def held(self) -> list[Tensor]:
-        """What is there before a step."""
-        networks = (self.unet, self.controlnet, self.vae, self.text_encoder)
-        return [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
+    def networks(self) -> list[nn.Module]:
+        """All that is in memory."""
+        return [self.unet, self.controlnet, self.vae, self.text_encoder]
 
     def step(self) -> float:
         """One training step; returns its loss."""
