@@ -14,7 +14,7 @@ from cldm.cache.use import use_cache
 from cldm.data import Indexed
 from cldm.logger import ImageLogger
 from cldm.model import load_model
-from cldm.training import SaveControl, Settings, from_command_line, require
+from cldm.training import SaveControl, Settings, economise, from_command_line, require
 from tutorial_dataset import MyDataset
 
 settings = Settings(
@@ -48,6 +48,7 @@ def train(settings: Settings, attach: str = "tool_add_control.py ./models/v1-5-p
     if settings.cache:  # both encoders run once, before training, and are not in memory then
         reading = (settings.device, settings.num_workers)
         dataset = use_cache(model, dataset, settings.cache, settings.config, weights, *reading)
+    economise(model, settings)  # optimizer, checkpointing, precision of what is locked
     data = DataLoader(
         Indexed(dataset),  # each sample's noise follows from the seed, the epoch and its index
         batch_size=settings.batch_size,
@@ -66,6 +67,8 @@ def train(settings: Settings, attach: str = "tool_add_control.py ./models/v1-5-p
         accelerator={"cuda": "gpu"}.get(settings.device, settings.device),
         devices=1,
         precision=settings.precision,
+        accumulate_grad_batches=settings.accumulation,
+        gradient_clip_val=settings.gradient_clip or None,
         max_steps=settings.max_steps,
         max_epochs=-1,
         default_root_dir=settings.output,

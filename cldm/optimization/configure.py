@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from cldm.optimization.adamw_bf16 import AdamWBF16
 from cldm.optimization.in_backward import InBackward
 from cldm.optimization.schedules import SCHEDULES, share
+from ldm.util import get_obj_from_str
 
 OPTIMIZERS = ("adamw", "adamw_bf16", "adamw8bit")
 
@@ -113,9 +114,7 @@ def _optimizer(
     if optimization.optimizer == "adamw_bf16":
         return AdamWBF16(parameters, seed=optimization.seed, **shared)
     if optimization.optimizer == "adamw8bit":
-        from bitsandbytes.optim import AdamW8bit
-
-        return AdamW8bit(parameters, **shared)
+        return get_obj_from_str("bitsandbytes.optim.AdamW8bit")(parameters, **shared)
     return torch.optim.AdamW(parameters, fused=fused or None, **shared)
 
 
