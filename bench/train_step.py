@@ -1,4 +1,4 @@
-"""Measure a training step beside diffusers' train_controlnet example: Stable Diffusion 1.5, one image, on the CPU.
+"""Measure a training step beside diffusers' train_controlnet example: Stable Diffusion 1.5, one image, CPU.
 
 Run `python -m bench.train_step` in the project's root; `--rows cache --sides 256` runs a part of it. Both sides have the
 same random weights in float32, AdamW, and the same image, prompt, noise and time step. Each side is a process of its
@@ -11,6 +11,9 @@ own, in turn, of which the best step counts. A process needs up to 13 GB.
   CPU. Counted on the meta device, where nothing is computed.
 - loss: largest relative difference of the steps' losses.
 
+With --computed nothing is run: operations are followed on PyTorch's fake tensors, which have sizes but no content, so
+that seconds and losses are not known, and peak GB is to be trusted to 2 %. It needs neither time nor memory.
+
 Gradients are clipped, as the example does, except with the optimizer in the backward pass, which excludes it. The
 example keeps gradients from step to step, filled with zeros, unless it is given --set_grads_to_none, as it can be here.
 Ends with an error if a goal is missed.
@@ -22,14 +25,20 @@ import subprocess
 import sys
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.live_bytes import LiveBytes, held
-from bench.training_sides import VARIANTS, Ours, Theirs, build
+from bench.training_sides import CONFIG, VARIANTS, Ours, Theirs, build, image
+from cldm.cldm import ControlLDM
+from cldm.model import read_config
+from cldm.training import Settings
+from ldm.util import instantiate_from_config
 
 THEIRS = "diffusers"
 
@@ -68,11 +77,11 @@ def measure(row: str, side: int, steps: int, keep_gradients: bool) -> Measured:
     """Train for one step and then `steps` measured ones, in this process."""
     tflop = count_tflop(row, side)
     trainer = make(row, side, "cpu", keep_gradients)
-    losses, seconds, cpu_seconds = [trainer.step()], [], []
+    losses, seconds, cpu_seconds = [float(trainer.step())], [], []
     with LiveBytes(held(trainer.networks(), trainer.optimizer)) as live:
         for _ in range(steps):
             start, cpu_start = time.perf_counter(), time.process_time()
-            losses.append(trainer.step())
+            losses.append(float(trainer.step()))
             seconds.append(time.perf_counter() - start)
             cpu_seconds.append(time.process_time() - cpu_start)
     return Measured(min(seconds), min(cpu_seconds), live.peak / 1e9, tflop, losses)
@@ -80,8 +89,42 @@ def measure(row: str, side: int, steps: int, keep_gradients: bool) -> Measured:
 
 def make(row: str, side: int, device: str, keep_gradients: bool = True) -> Ours | Theirs:
     """One of the sides, ready to step."""
-    model = build(device=device)
-    return Theirs.of(model, side, keep_gradients) if row == THEIRS else Ours(model, VARIANTS[row], side)
+    model, batch = build(device=device), image(side)
+    return Theirs.of(model, batch, keep_gradients) if row == THEIRS else Ours(model, VARIANTS[row], batch)
+
+
+def compute(row: str, side: int, keep_gradients: bool) -> Measured:
+    """What `measure` would find of a second step, without running it."""
+    nan, batch = float("nan"), image(side)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = instantiate_from_config(read_config(CONFIG)).train()
+        if row == THEIRS:
+            trainer = Theirs.of(model, batch, keep_gradients)
+        else:
+            trainer = Ours(model, _with_locked_cast(model, VARIANTS[row]), batch)
+        del model
+        with LiveBytes(held(trainer.networks(), trainer.optimizer)) as live:
+            for _ in range(2):
+                trainer.step()
+    return Measured(nan, nan, live.peak / 1e9, count_tflop(row, side), [nan])
+
+
+def _with_locked_cast(model: ControlLDM, settings: Settings) -> Settings:
+    """Cast what is locked, since fake modules cannot be cast by `to`; the settings that are left to do."""
+    if not settings.locked_in_bf16:
+        return settings
+    for module in model.model.diffusion_model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(parameter.detach().bfloat16(), requires_grad=False))
+    optimization = settings.optimization
+    return replace(
+        settings,
+        low_memory=False,
+        locked_precision="32",
+        gradient_checkpointing=settings.recomputes,
+        optimizer=optimization.optimizer,
+        optimizer_in_backward=optimization.in_backward,
+    )
 
 
 def count_tflop(row: str, side: int) -> float:
@@ -92,8 +135,10 @@ def count_tflop(row: str, side: int) -> float:
     return counter.get_total_flops() / 1e12
 
 
-def in_a_process(row: str, options: argparse.Namespace, side: int) -> Measured:
-    """`measure` in a process of its own."""
+def cost(row: str, options: argparse.Namespace, side: int) -> Measured:
+    """`measure` in a process of its own; or `compute` in this one."""
+    if options.computed:
+        return compute(row, side, not options.set_grads_to_none)
     numbers = ["--sides", side, "--steps", options.steps, "--threads", options.threads]
     flags = ["--set-grads-to-none"] * options.set_grads_to_none
     command = [sys.executable, "-m", "bench.train_step", "--rows", row, "--here", *map(str, numbers), *flags]
@@ -133,13 +178,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="measured steps of each process, after one more")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--set-grads-to-none", action="store_true", help="as the example's flag of that name")
+    parser.add_argument("--computed", action="store_true", help="peak GB and TFLOP without running anything")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if unknown := set(options.rows) - {*VARIANTS, THEIRS}:
         parser.error(f"no such rows: {', '.join(sorted(unknown))}; there are {', '.join(VARIANTS)}")
     torch.set_num_threads(options.threads)
+    warnings.filterwarnings("ignore", message="You are trying to `self.log")
     if options.here:
-        warnings.filterwarnings("ignore", message="You are trying to `self.log")
         (row,), (side,) = options.rows, options.sides
         print(json.dumps(asdict(measure(row, side, options.steps, not options.set_grads_to_none))))
         return
@@ -147,9 +193,9 @@ def main() -> None:
     print("| pixels | ours | s | | cpu s | peak GB | | TFLOP | | loss |\n|---|---|---|---|---|---|---|---|---|---|")
     missed = []
     for side in options.sides:
-        theirs = in_a_process(THEIRS, options, side)
+        theirs = cost(THEIRS, options, side)
         for row in options.rows:
-            missed += compare(row, side, in_a_process(row, options, side), theirs)
+            missed += compare(row, side, cost(row, options, side), theirs)
     if missed:
         sys.exit("\n".join(missed))
 

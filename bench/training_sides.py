@@ -72,11 +72,11 @@ class Ours:
     Args:
         model: With both encoders; with a cache, they are taken out.
         settings: Of the run.
-        side: Of the image.
+        batch: As `image` makes it.
     """
 
-    def __init__(self, model: ControlLDM, settings: Settings, side: int):
-        self.model, self.settings, self.batch = model, settings, image(side)
+    def __init__(self, model: ControlLDM, settings: Settings, batch: dict[str, Any]):
+        self.model, self.settings, self.batch = model, settings, batch
         if settings.cache:
             self._cache()
         model.learning_rate = settings.learning_rate
@@ -97,9 +97,9 @@ class Ours:
         """All that is in memory."""
         return [self.model]
 
-    def step(self) -> float:
+    def step(self) -> Tensor:
         """One training step; returns its loss."""
-        loss = float(self.optimizer.step(self._closure))
+        loss = self.optimizer.step(self._closure)
         self.optimizer.zero_grad()
         return loss
 
@@ -140,7 +140,7 @@ class Theirs:
     keep_gradients: bool = True
 
     @classmethod
-    def of(cls, model: ControlLDM, side: int, keep_gradients: bool = True) -> "Theirs":
+    def of(cls, model: ControlLDM, batch: dict[str, Any], keep_gradients: bool = True) -> "Theirs":
         """The networks with the weights of `model`, which still has its encoders; the trained ones are copied."""
         from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
         from transformers import CLIPTextConfig, CLIPTextModel
@@ -174,7 +174,7 @@ class Theirs:
         for locked in (unet, vae, text_encoder):
             locked.requires_grad_(False)
         scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-        return cls(unet, controlnet.train(), vae, text_encoder, scheduler, image(side), keep_gradients)
+        return cls(unet, controlnet.train(), vae, text_encoder, scheduler, batch, keep_gradients)
 
     def __post_init__(self):
         self.optimizer = torch.optim.AdamW(self.controlnet.parameters(), lr=LEARNING_RATE)
@@ -184,14 +184,14 @@ class Theirs:
         """All that is in memory."""
         return [self.unet, self.controlnet, self.vae, self.text_encoder]
 
-    def step(self) -> float:
+    def step(self) -> Tensor:
         """One training step; returns its loss."""
         loss = self.gradients()
         nn.utils.clip_grad_norm_(self.controlnet.parameters(), MAX_GRAD_NORM)
         self.optimizer.step()
         self.rate.step()
         self.optimizer.zero_grad(set_to_none=not self.keep_gradients)
-        return float(loss)
+        return loss
 
     def gradients(self) -> Tensor:
         """The loss and its backward pass."""

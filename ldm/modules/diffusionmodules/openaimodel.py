@@ -156,7 +156,7 @@ class UNetEncoder(nn.Module):
         return self.time_embed[0].weight.dtype
 
     def recompute_activations(self, recompute: bool) -> None:
-        """Whether blocks compute their activations anew in the backward pass; the config's `use_checkpoint` at first."""
+        """Whether blocks compute activations anew in the backward pass; the config's `use_checkpoint` at first."""
         for module in self.modules():
             if isinstance(module, ResBlock | BasicTransformerBlock):
                 module.use_checkpoint = recompute

@@ -1,4 +1,4 @@
-"""What settings make of optimizers and schedules, what they exclude, and that Lightning's checkpoints hold all of it."""
+"""What settings make of optimizers and schedules, what they exclude, and that checkpoints hold all of it."""
 
 import importlib.machinery
 import sys

@@ -157,7 +157,7 @@ def test_low_memory_leaves_what_is_chosen_and_what_it_excludes(monkeypatch):
     for other in ({"accumulation": 2}, {"gradient_clip": 1.0}, {"precision": "16-mixed"}):
         assert not replace(settings, **other).optimization.in_backward
     nothing = Settings()
-    assert not (nothing.recomputes or nothing.locked_in_bf16 or nothing.optimization.in_backward)
+    assert (nothing.recomputes, nothing.locked_in_bf16, nothing.optimization.in_backward) == (False, False, False)
 
 
 @pytest.mark.parametrize(
