@@ -1,8 +1,8 @@
 """Measure a training step beside diffusers' train_controlnet example: Stable Diffusion 1.5, one image, CPU.
 
-Run `python -m bench.train_step` in the project's root; `--rows cache --sides 256` runs a part of it. Both sides have the
-same random weights in float32, AdamW, and the same image, prompt, noise and time step. Each side is a process of its
-own, in turn, of which the best step counts. A process needs up to 13 GB.
+Run `python -m bench.train_step` in the project's root; `--rows cache --sides 256` runs a part of it. Both sides have
+the same random weights in float32, AdamW, and the same image, prompt, noise and time step. Each side is a process of
+its own, in turn, of which the best step counts. A process needs up to 13 GB.
 
 - seconds: of the clock, and beside them of processors (cpu s), which other work on the machine changes less.
 - peak GB: the most bytes (10**9) that tensors hold at once in a step after the first: weights, gradients, optimizer

@@ -34,12 +34,10 @@ class Module(pl.LightningModule):
 
 
 def fit(module: Module, steps: int = STEPS, resume: str | None = None, **options) -> pl.Trainer:
-    options = {"enable_checkpointing": False, "logger": False, **options}
-    trainer = pl.Trainer(
-        accelerator="cpu", max_steps=steps, max_epochs=-1, enable_progress_bar=False, barebones=False, **options
-    )
-    data = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(1))
-    trainer.fit(module, DataLoader(data, batch_size=None), ckpt_path=resume, weights_only=resume and True)
+    quiet = {"enable_checkpointing": False, "logger": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(accelerator="cpu", max_steps=steps, max_epochs=-1, **quiet, **options)
+    batch = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
+    trainer.fit(module, DataLoader([batch] * 2, batch_size=None), ckpt_path=resume, weights_only=True)
     return trainer
 
 

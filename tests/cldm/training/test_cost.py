@@ -47,7 +47,15 @@ def loss_and_gradients(model: ControlLDM) -> tuple[torch.Tensor, dict[str, torch
     return loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def fit(model: ControlLDM, settings: Settings, batch_size: int) -> ControlLDM:
+class Gradients(pl.Callback):
+    """Keeps the first step's gradients of the ControlNet, as the optimizer got them."""
+
+    def on_train_batch_end(self, trainer, pl_module, *_) -> None:
+        if trainer.global_step == 1 and not hasattr(self, "first"):
+            self.first = {n: p.grad.clone() for n, p in pl_module.control_model.named_parameters()}
+
+
+def fit(model: ControlLDM, settings: Settings, batch_size: int = 2, callbacks: list | None = None) -> pl.Trainer:
     trainer = pl.Trainer(
         accelerator="cpu",
         max_steps=2,
@@ -55,12 +63,14 @@ def fit(model: ControlLDM, settings: Settings, batch_size: int) -> ControlLDM:
         precision=settings.precision,
         accumulate_grad_batches=settings.accumulation,
         gradient_clip_val=settings.gradient_clip or None,
+        callbacks=callbacks,
         enable_checkpointing=False,
         enable_progress_bar=False,
         logger=False,
     )
     trainer.fit(model, DataLoader(ITEMS, batch_size=batch_size))
-    return model
+    model.trainer = None  # which logs nothing after its end
+    return trainer
 
 
 def test_checkpointing_gives_the_same_gradients(fresh):
@@ -85,22 +95,23 @@ def _says(module: torch.nn.Module) -> bool:
 
 
 def test_two_batches_of_one_are_a_batch_of_two(fresh):
+    added, at_once = Gradients(), Gradients()
     settings = Settings(accumulation=2)
-    added = fit(set_up(fresh, settings), settings, batch_size=1)
-    at_once = fit(set_up(fresh, Settings()), Settings(), batch_size=2)
-    for (name, a), b in zip(added.control_model.named_parameters(), at_once.control_model.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=2e-5, msg=name)  # a step is up to 1e-3, AdamW's of noise too
+    fit(set_up(fresh, settings), settings, batch_size=1, callbacks=[added])
+    fit(set_up(fresh, Settings()), Settings(), batch_size=2, callbacks=[at_once])
+    for name, expected in at_once.first.items():
+        scale = expected.abs().max().item()
+        torch.testing.assert_close(added.first[name], expected, rtol=1e-4, atol=1e-4 * scale, msg=name)
 
 
 def test_gradients_are_clipped_to_their_norm(fresh):
-    norms = []
+    plain, clipped = Gradients(), Gradients()
     settings = Settings(gradient_clip=1e-3)
-    model = set_up(fresh, settings)
-    model.on_before_zero_grad = lambda _: norms.append(
-        torch.stack([p.grad.norm() for p in model.control_model.parameters() if p.grad is not None]).norm().item()
-    )
-    fit(model, settings, batch_size=2)
-    assert max(norms) <= 1.001e-3
+    fit(set_up(fresh, Settings()), Settings(), callbacks=[plain])
+    fit(set_up(fresh, settings), settings, callbacks=[clipped])
+    norms = [torch.stack([g.norm() for g in kept.first.values()]).norm().item() for kept in (plain, clipped)]
+    assert norms[0] > 2e-3
+    assert norms[1] == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_locked_in_bfloat16_losses_are_within_a_hundredth(fresh):
@@ -115,26 +126,25 @@ def test_locked_in_bfloat16_losses_are_within_a_hundredth(fresh):
 
 def test_low_memory_trains_with_losses_within_a_hundredth(fresh):
     settings = Settings(low_memory=True)
-    ordinary = fit(set_up(fresh, Settings()), Settings(), batch_size=2)
-    model = fit(set_up(fresh, settings), settings, batch_size=2)
-    assert isinstance(model.trainer.optimizers[0], InBackward)
+    ordinary, model = set_up(fresh, Settings()), set_up(fresh, settings)
+    fit(ordinary, Settings())
+    trainer = fit(model, settings)
+    assert isinstance(trainer.optimizers[0], InBackward)
     with torch.no_grad():
-        expected, loss = ordinary.training_step(BATCH, 0), model.training_step(BATCH, 0)
-        before = fresh.training_step(BATCH, 0)
-    assert float(loss) == pytest.approx(float(expected), rel=1e-2)
-    assert loss < before
+        expected, loss, before = (float(m.training_step(BATCH, 0)) for m in (ordinary, model, fresh))
+    assert loss == pytest.approx(expected, rel=1e-2)
+    assert abs(expected - before) > 0.02 * before, "training changed too little to compare"
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "16-true"])
-def test_it_trains_and_samples_in_mixed_precision(fresh, precision):
-    settings = Settings(precision="bf16-mixed" if precision == "bf16-mixed" else "32-true")
-    model = set_up(fresh, settings)
-    dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float16
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_it_trains_and_samples_in_mixed_precision(fresh, dtype):
+    model = set_up(fresh, Settings())
     with torch.autocast("cpu", dtype):
         loss, gradients = loss_and_gradients(model)
         images = model.log_images(BATCH, N=1, ddim_steps=2)
     exact, _ = loss_and_gradients(set_up(fresh, Settings()))
     assert float(loss) == pytest.approx(float(exact), rel=2e-2)
+    assert float(loss) != float(exact), "nothing was computed in half precision"
     assert all(g.isfinite().all() for g in gradients.values())
     assert images["samples_cfg_scale_9.00"].isfinite().all()
 
