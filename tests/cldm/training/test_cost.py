@@ -99,9 +99,9 @@ def test_two_batches_of_one_are_a_batch_of_two(fresh):
     settings = Settings(accumulation=2)
     fit(set_up(fresh, settings), settings, batch_size=1, callbacks=[added])
     fit(set_up(fresh, Settings()), Settings(), batch_size=2, callbacks=[at_once])
-    for name, expected in at_once.first.items():
-        scale = expected.abs().max().item()
-        torch.testing.assert_close(added.first[name], expected, rtol=1e-4, atol=1e-4 * scale, msg=name)
+    expected = torch.cat([g.flatten() for g in at_once.first.values()])
+    difference = torch.cat([g.flatten() for g in added.first.values()]) - expected
+    assert difference.norm() < 1e-5 * expected.norm()  # of all together: before a norm, biases have rounding alone
 
 
 def test_gradients_are_clipped_to_their_norm(fresh):
