@@ -21,6 +21,7 @@ from cldm.training import (
     Settings,
     StopOnSignal,
     TrainingData,
+    economise,
     from_command_line,
     open_run,
     plugins,
@@ -77,6 +78,7 @@ def train(
     if settings.cache:  # both encoders run once, before training, and are not in memory then
         reading = (settings.device, settings.num_workers)
         dataset = use_cache(model, dataset, settings.cache, settings.config, start.model, *reading)
+    economise(model, settings)  # optimizer, checkpointing, precision of what is locked
     data = TrainingData(
         without(Indexed(dataset), held_out),  # each sample's noise follows from the seed, the epoch and its index
         batch_size=settings.batch_size,
@@ -96,6 +98,8 @@ def train(
         num_nodes=settings.num_nodes,
         strategy=settings.strategy,
         precision=settings.precision,
+        accumulate_grad_batches=settings.accumulation,
+        gradient_clip_val=settings.gradient_clip or None,
         max_steps=settings.max_steps,
         max_epochs=-1,
         default_root_dir=settings.output,

@@ -7,6 +7,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from cldm.optimization import Optimization, configure
 from cldm.weights.expected import POSITION_IDS, check_names, shapes_of, with_position_ids
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.ddpm import Batch, LatentDiffusion
@@ -134,7 +135,7 @@ class ControlledUnetModel(UNetModel):
         if control is not None:
             if len(control) != len(skips) + 1:
                 raise ValueError(f"control must have {len(skips) + 1} tensors, got {len(control)}")
-            *added, middle = control
+            *added, middle = (c.to(self.dtype) for c in control)
             h = h + middle
             if not only_mid_control:
                 skips = [skip + c for skip, c in zip(skips, added, strict=True)]
@@ -145,7 +146,7 @@ class ControlLDM(LatentDiffusion):
     """A latent diffusion model with a ControlNet.
 
     Attributes that users' scripts set: `LatentDiffusion`'s, `sd_locked` (False trains the U-Net's decoder too),
-    `only_mid_control`, and `control_scales`, the connections' weights where a condition brings none.
+    `only_mid_control`, `control_scales`, the connections' weights where a condition brings none, and `optimization`.
 
     Args:
         control_stage_config: Target and parameters of the ControlNet.
@@ -166,6 +167,7 @@ class ControlLDM(LatentDiffusion):
         self.control_key = control_key
         self.only_mid_control = only_mid_control
         self.sd_locked = True
+        self.optimization = Optimization()
         self.control_scales = [1.0] * self.control_model.num_connections
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
@@ -241,8 +243,14 @@ class ControlLDM(LatentDiffusion):
         self.control_model.zero_convs.requires_grad_(not self.only_mid_control)
         return [p for p in self.parameters() if p.requires_grad]
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.trained_parameters(), lr=self.learning_rate)
+    def recompute_activations(self, recompute: bool) -> None:
+        """Decide for both networks, whatever their yaml says; see `UNetEncoder.recompute_activations`."""
+        for network in (self.control_model, self.model.diffusion_model):
+            network.recompute_activations(recompute)
+
+    def configure_optimizers(self) -> Any:
+        """As `learning_rate` and `optimization` say; AdamW at a constant rate if nothing else is set."""
+        return configure(self.trained_parameters(), self.learning_rate, self.optimization, self._trainer)
 
     @torch.no_grad()
     def sample_log(self, cond: Mapping[str, Any], batch_size: int, ddim: bool = True, ddim_steps: int = 50, **kwargs):

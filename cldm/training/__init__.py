@@ -1,6 +1,7 @@
 """What `tutorial_train.py` needs besides Lightning."""
 
 from cldm.training.command_line import changed, from_command_line, require
+from cldm.training.cost import economise
 from cldm.training.first_step import FirstStep
 from cldm.training.loading import TrainingData
 from cldm.training.machines import plugins
@@ -21,6 +22,7 @@ __all__ = [
     "StopOnSignal",
     "TrainingData",
     "changed",
+    "economise",
     "from_command_line",
     "open_run",
     "plugins",

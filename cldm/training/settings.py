@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from cldm.optimization import Optimization, refuse_in_backward
 from ldm.models.diffusion.prediction import PARAMETERIZATIONS
 
 HELD_OUT = "held_out"
@@ -9,6 +10,7 @@ FROM_CONFIG = "config"
 FIDELITIES = ("auto", "shape", "edges", "hint_edges")
 SAVE_PRECISIONS = ("float32", "float16", "bfloat16")
 _SEEDS = 2**32  # what numpy's seed takes
+_LOCKED_PRECISIONS = ("32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,25 @@ class Settings:
         devices: GPUs on this machine, or processes on the CPU: a number, a list such as 0,2, or auto.
         num_nodes: Machines.
         strategy: Lightning's name of how several devices train together, ddp for instance.
+        low_memory: All that saves memory at once: locked_precision=bf16, gradient_checkpointing=true,
+            optimizer=adamw_bf16 unless another one is chosen, and optimizer_in_backward=true unless accumulation,
+            gradient_clip or precision exclude it. See docs/low_vram.md for what each of them saves.
+        gradient_checkpointing: Compute activations again in the backward pass instead of keeping them; this decides,
+            not the yaml's use_checkpoint.
+        locked_precision: Of the locked U-Net and text encoder, 32 or bf16; needs sd_locked=true.
+        accumulation: Batches whose gradients are added up to one step.
+        gradient_clip: Largest norm of all gradients together; 0 leaves them as they are.
+        optimizer: adamw, adamw_bf16 (moments in bfloat16, rounded at random by the seed), or adamw8bit, where
+            bitsandbytes is installed.
+        optimizer_in_backward: Step each weight during the backward pass and let its gradient go; excludes
+            accumulation, gradient_clip, precision=16-mixed and several processes.
+        fused_adamw: Step adamw in one kernel; not where 16-mixed gradients are clipped.
+        weight_decay: Of AdamW.
+        beta1: Of AdamW's average of gradients.
+        beta2: Of AdamW's average of squared gradients.
+        schedule: Of the learning rate after warmup_steps: constant, or cosine or linear down to 0 at max_steps.
+        warmup_steps: Steps in which the learning rate rises in a line from 0.
+        compile: Compile both networks by torch.compile, which needs a C++ compiler, and minutes before the first step.
     """
 
     config: str = "./models/cldm_v15.yaml"
@@ -116,6 +137,22 @@ class Settings:
     num_nodes: int = 1
     strategy: str = "auto"
 
+    # cost
+    low_memory: bool = False
+    gradient_checkpointing: bool = False
+    locked_precision: str = "32"
+    accumulation: int = 1
+    gradient_clip: float = 0.0
+    optimizer: str = "adamw"
+    optimizer_in_backward: bool = False
+    fused_adamw: bool = True
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    compile: bool = False
+
     def __post_init__(self):
         for name in ("batch_size", "logger_freq", "loss_freq", "save_freq", "image_steps"):
             if getattr(self, name) < 1:
@@ -132,6 +169,7 @@ class Settings:
             raise ValueError(f"num_workers must be 0 or more, got {self.num_workers}")
         self._check_learning()
         self._check_saving()
+        self._check_cost()
 
     def _check_learning(self) -> None:
         for name in ("validation_pairs", "nan_patience"):
@@ -158,3 +196,46 @@ class Settings:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.devices in (0, ""):
             raise ValueError(f"devices must be a number from 1 on, a list such as 0,2, or auto, got {self.devices!r}")
+
+    @property
+    def optimization(self) -> Optimization:
+        """How the run changes weights by their gradients."""
+        excluded = self.accumulation > 1 or self.gradient_clip > 0 or self.precision.startswith("16")
+        return Optimization(
+            optimizer="adamw_bf16" if self.low_memory and self.optimizer == "adamw" else self.optimizer,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            weight_decay=self.weight_decay,
+            fused=self.fused_adamw,
+            in_backward=self.optimizer_in_backward or (self.low_memory and not excluded),
+            schedule=self.schedule,
+            warmup_steps=self.warmup_steps,
+            seed=self.seed,
+        )
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether activations are computed again in the backward pass."""
+        return self.gradient_checkpointing or self.low_memory
+
+    @property
+    def locked_in_bf16(self) -> bool:
+        """Whether the locked networks are kept in bfloat16."""
+        return self.locked_precision == "bf16" or (self.low_memory and self.sd_locked)
+
+    def _check_cost(self) -> None:
+        if self.optimization.in_backward:
+            refuse_in_backward(self.accumulation, self.gradient_clip, self.precision)
+        if self.locked_precision not in _LOCKED_PRECISIONS:
+            raise ValueError(f"locked_precision must be 32 or bf16, got {self.locked_precision!r}")
+        if self.locked_precision == "bf16" and not self.sd_locked:
+            raise ValueError("locked_precision=bf16 needs sd_locked=true: the U-Net that learns is in float32")
+        if self.accumulation < 1:
+            raise ValueError(f"accumulation must be at least 1, got {self.accumulation}")
+        if self.gradient_clip < 0:
+            raise ValueError(f"gradient_clip must be positive, or 0 for none, got {self.gradient_clip}")
+        if self.schedule != "constant" and self.max_steps <= self.warmup_steps:
+            raise ValueError(
+                f"schedule={self.schedule} needs max_steps, where it ends, above warmup_steps "
+                f"({self.warmup_steps}), got {self.max_steps}"
+            )
