@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
 from PIL import Image
 
@@ -23,6 +22,7 @@ from cldm.model_files import MINIATURE_SETTINGS
 from cldm.pipeline import generate
 from cldm.settings import Settings
 from cldm.shapes import COLOURS, Scene, sample_scene
+from cldm.training.curve import draw_curve
 
 ROOT = Path(__file__).resolve().parent
 BASE = ROOT / "models/sd_mini.safetensors"
@@ -114,22 +114,6 @@ def picture(rows: dict[str, list[np.ndarray]], file: Path) -> None:
     Image.fromarray(np.concatenate(strips)).save(file)
 
 
-def curve(loss: list[tuple[int, float]], overlap: list[tuple[int, float]], file: Path) -> None:
-    """Loss and IoU against steps."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
-    axis.plot(*zip(*loss, strict=True), color="tab:gray", label="loss")
-    axis.set(xlabel="step", ylabel="loss", yscale="log")
-    right = axis.twinx()
-    right.plot(*zip(*overlap, strict=True), "o-", color="tab:blue", label="IoU")
-    right.set(ylabel="IoU with the hint's shape", ylim=(0, 1))
-    figure.legend(loc="outside upper right", ncols=2)
-    figure.savefig(file, dpi=120)
-    pyplot.close(figure)
-
-
 def new_folder(parent: Path) -> Path:
     """A folder for this run that does not exist yet: run1, run2, ..."""
     number = 1
@@ -159,6 +143,8 @@ def demo(output: Path, course: Course) -> float:
         f"learning_rate={course.learning_rate}",
         f"max_steps={course.steps}",
         f"save_freq={every}",
+        "keep_last=0",  # all of them are judged
+        "keep_states=1",
         f"logger_freq={every}",
         f"image_scale={MINIATURE_SETTINGS.scale}",
         f"image_steps={MINIATURE_SETTINGS.steps}",
@@ -180,7 +166,7 @@ def demo(output: Path, course: Course) -> float:
     rows |= {f"step {course.steps}": images[:_SHOWN], "target": [scene.image(SIZE) for scene in few]}
     overlap.append((course.steps, after))
     picture(rows, folder / "samples.png")
-    curve(losses(folder), overlap, folder / "curve.png")
+    draw_curve(folder / "curve.png", overlap, {"loss": losses(folder)}, label="IoU with the hint's shape")
     print(f"\nIoU of the generated shapes with the hints': {before:.3f} before training, {after:.3f} after")
     print(f"Hints, samples over training and targets: {folder / 'samples.png'}")
     print(f"Loss and IoU: {folder / 'curve.png'}")

@@ -3,18 +3,33 @@
 Weights to start from: python tool_add_control.py ./models/v1-5-pruned.ckpt ./models/control_sd15_ini.ckpt
 The dataset:           the published fill50k.zip in ./training/fill50k, or python tool_make_fill50k.py
 Change a setting:      python tutorial_train.py batch_size=2 learning_rate=2e-6 sd_locked=false
+Go on with a run:      python tutorial_train.py resume=auto
 """
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader
+from torch.utils.data import Subset
 
 from cldm.cache.use import use_cache
 from cldm.data import Indexed
 from cldm.logger import ImageLogger
-from cldm.model import load_model
-from cldm.training import SaveControl, Settings, from_command_line, require
+from cldm.training import (
+    PLAIN_ERRORS,
+    FirstStep,
+    SaveControl,
+    Settings,
+    StopOnSignal,
+    TrainingData,
+    economise,
+    from_command_line,
+    open_run,
+    plugins,
+    require,
+)
+from cldm.training.learning import learning_callbacks, set_objective
+from cldm.training.pairs import encode_pairs, hold_out, without
+from cldm.training.settings import HELD_OUT
 from tutorial_dataset import MyDataset
 
 settings = Settings(
@@ -30,29 +45,44 @@ settings = Settings(
 )
 
 
-def train(settings: Settings, attach: str = "tool_add_control.py ./models/v1-5-pruned.ckpt") -> None:
-    """Run one training; `attach` is the command that makes the weights to start from, told where they are missing."""
-    weights = require(settings, attach)
+def train(
+    settings: Settings,
+    attach: str = "tool_add_control.py ./models/v1-5-pruned.ckpt",
+    callbacks: Sequence[pl.Callback] = (),
+) -> None:
+    """Run one training.
+
+    Args:
+        settings: Of the run.
+        attach: The command that makes the weights to start from, told where they are missing.
+        callbacks: Lightning's, of your own, beside those of this script.
+    """
+    start = require(settings, attach)
+    state = open_run(settings)  # None at the beginning; a folder with another run in it is refused
     pl.seed_everything(settings.seed)
 
     # The model starts on the CPU; Lightning moves it to the device it trains on.
-    model = load_model(settings.config, weights, device="cpu")
+    model = start.model()
+    saving = SaveControl(settings, start, model)
+    stopping = StopOnSignal()
     model.train()
     model.learning_rate = settings.learning_rate
     model.sd_locked = settings.sd_locked
     model.only_mid_control = settings.only_mid_control
-    model.prompt_dropout = settings.prompt_dropout
-    model.seed = settings.seed
+    set_objective(model, settings)
 
     dataset = MyDataset(settings.dataset)
+    held_out = hold_out(dataset, settings)  # what the run is judged by is not trained on
+    judged = Subset(dataset, held_out) if settings.validation == HELD_OUT else MyDataset(settings.validation)
+    learning = learning_callbacks(encode_pairs(model, judged, settings), settings)
     if settings.cache:  # both encoders run once, before training, and are not in memory then
         reading = (settings.device, settings.num_workers)
-        dataset = use_cache(model, dataset, settings.cache, settings.config, weights, *reading)
-    data = DataLoader(
-        Indexed(dataset),  # each sample's noise follows from the seed, the epoch and its index
+        dataset = use_cache(model, dataset, settings.cache, settings.config, start.model, *reading)
+    economise(model, settings)  # optimizer, checkpointing, precision of what is locked
+    data = TrainingData(
+        without(Indexed(dataset), held_out),  # each sample's noise follows from the seed, the epoch and its index
         batch_size=settings.batch_size,
-        shuffle=True,
-        drop_last=True,
+        seed=settings.seed,
         num_workers=settings.num_workers,
     )
     images = ImageLogger(
@@ -64,21 +94,27 @@ def train(settings: Settings, attach: str = "tool_add_control.py ./models/v1-5-p
     )
     trainer = pl.Trainer(
         accelerator={"cuda": "gpu"}.get(settings.device, settings.device),
-        devices=1,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=settings.strategy,
         precision=settings.precision,
+        accumulate_grad_batches=settings.accumulation,
+        gradient_clip_val=settings.gradient_clip or None,
         max_steps=settings.max_steps,
         max_epochs=-1,
         default_root_dir=settings.output,
         logger=[pl.loggers.TensorBoardLogger(settings.output), pl.loggers.CSVLogger(settings.output)],
-        callbacks=[images, SaveControl(Path(settings.output), settings.save_freq)],
-        enable_checkpointing=False,  # SaveControl's files are a quarter of a whole model's
+        callbacks=[FirstStep(), *learning, images, stopping, *callbacks, saving],
+        plugins=plugins(),
+        use_distributed_sampler=False,  # TrainingData gives each process its share
         log_every_n_steps=settings.loss_freq,
     )
-    trainer.fit(model, data)
+    trainer.fit(model, data, ckpt_path=state)
+    stopping.exit_if_stopped(trainer)
 
 
 if __name__ == "__main__":
     try:
         train(from_command_line(settings))
-    except FileNotFoundError as error:
+    except PLAIN_ERRORS as error:
         raise SystemExit(f"error: {error}") from error

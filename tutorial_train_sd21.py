@@ -7,7 +7,7 @@ Change a setting:      python tutorial_train_sd21.py batch_size=2 learning_rate=
 
 from dataclasses import replace
 
-from cldm.training import from_command_line
+from cldm.training import PLAIN_ERRORS, from_command_line
 from tutorial_train import settings, train
 
 settings = replace(
@@ -19,5 +19,5 @@ settings = replace(
 if __name__ == "__main__":
     try:
         train(from_command_line(settings), attach="tool_add_control_sd21.py ./models/v2-1_512-ema-pruned.ckpt")
-    except FileNotFoundError as error:
+    except PLAIN_ERRORS as error:
         raise SystemExit(f"error: {error}") from error

@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from cldm.conditions import EncodedControl, context_of, one_after_the_other, summed
+from cldm.optimization import Optimization, configure
 from cldm.weights.expected import POSITION_IDS, check_names, shapes_of, with_position_ids
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.ddpm import Batch, LatentDiffusion
@@ -140,7 +141,7 @@ class ControlledUnetModel(UNetModel):
         if control is not None:
             if len(control) != len(skips) + 1:
                 raise ValueError(f"control must have {len(skips) + 1} tensors, got {len(control)}")
-            *added, middle = control
+            *added, middle = (c.to(self.dtype) for c in control)
             h = h + middle
             if not only_mid_control:
                 skips = [skip + c for skip, c in zip(skips, added, strict=True)]
@@ -151,7 +152,7 @@ class ControlLDM(LatentDiffusion):
     """A latent diffusion model with a ControlNet.
 
     Attributes that users' scripts set: `LatentDiffusion`'s, `sd_locked` (False trains the U-Net's decoder too),
-    `only_mid_control`, and `control_scales`, the connections' weights where a condition brings none.
+    `only_mid_control`, `control_scales`, the connections' weights where a condition brings none, and `optimization`.
 
     Args:
         control_stage_config: Target and parameters of the ControlNet.
@@ -172,6 +173,7 @@ class ControlLDM(LatentDiffusion):
         self.control_key = control_key
         self.only_mid_control = only_mid_control
         self.sd_locked = True
+        self.optimization = Optimization()
         self.control_scales = [1.0] * self.control_model.num_connections
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
@@ -236,17 +238,27 @@ class ControlLDM(LatentDiffusion):
         return self.get_learned_conditioning([""] * count)
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """The ControlNet's, and with `sd_locked` False the U-Net's decoder's; all others are locked in place."""
+        """The ControlNet's, and with `sd_locked` False the U-Net's decoder's; all others are locked in place.
+
+        With `only_mid_control`, the zero convolutions of the input blocks are locked: nothing depends on them.
+        """
         self.requires_grad_(False)
         modules: list[nn.Module] = [self.control_model]
         if not self.sd_locked:
             modules += [self.model.diffusion_model.output_blocks, self.model.diffusion_model.out]
         for module in modules:
             module.requires_grad_(True)
+        self.control_model.zero_convs.requires_grad_(not self.only_mid_control)
         return [p for p in self.parameters() if p.requires_grad]
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.trained_parameters(), lr=self.learning_rate)
+    def recompute_activations(self, recompute: bool) -> None:
+        """Decide for both networks, whatever their yaml says; see `UNetEncoder.recompute_activations`."""
+        for network in (self.control_model, self.model.diffusion_model):
+            network.recompute_activations(recompute)
+
+    def configure_optimizers(self) -> Any:
+        """As `learning_rate` and `optimization` say; AdamW at a constant rate if nothing else is set."""
+        return configure(self.trained_parameters(), self.learning_rate, self.optimization, self._trainer)
 
     @torch.no_grad()
     def sample_log(self, cond: Mapping[str, Any], batch_size: int, ddim: bool = True, ddim_steps: int = 50, **kwargs):

@@ -11,7 +11,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from cldm.cache.stand_ins import decoding
 from cldm.cldm import ControlLDM
+from cldm.training.ema import averaged_weights
+from cldm.undisturbed import surviving_lack_of_memory, undisturbed
 
 _PER_ROW = 4
 
@@ -34,8 +37,17 @@ def grid(images: Tensor | Sequence[str], like: Tensor) -> np.ndarray:
     return ((joined + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
 
 
+def _joined(parts: Sequence[Tensor] | Sequence[list[str]]) -> Tensor | list[str]:
+    if isinstance(parts[0], Tensor):
+        return torch.cat([part.cpu() for part in parts])
+    return [text for part in parts for text in part]
+
+
 class ImageLogger(pl.Callback):
     """Logs reconstruction, control, prompt and samples of a batch, without touching the run's random numbers.
+
+    Samples are drawn one at a time, so that memory that does for training does for these, and a run goes on where it
+    does not. With `cldm.training.Ema` they are of the averaged weights.
 
     Files are `<folder>/train/<what>_gs-<step>_e-<epoch>_b-<batch>.png`.
 
@@ -67,17 +79,27 @@ class ImageLogger(pl.Callback):
         if trainer.is_global_zero and (step == 1 or step % self.batch_frequency == 0):
             self.log_images(trainer, pl_module, batch, batch_idx)
 
-    @torch.no_grad()
     def log_images(self, trainer: pl.Trainer, model: ControlLDM, batch: dict, batch_idx: int) -> None:
-        """Sample and write the images of one batch now."""
-        was_training = model.training
-        model.eval()
-        try:
-            with torch.random.fork_rng():
+        """Sample and write the images of one batch now; where memory does not do, say so and go on."""
+        with surviving_lack_of_memory(f"The image log of step {trainer.global_step} is"):
+            with undisturbed(model), averaged_weights(trainer, model):
                 torch.manual_seed(0)
-                images = model.log_images(batch, N=self.max_images, **self.log_images_kwargs)
-        finally:
-            model.train(was_training)
+                images = self._images(model, batch)
+            self._write(trainer, images, batch_idx)
+
+    def _images(self, model: ControlLDM, batch: dict) -> dict[str, Tensor | list[str]]:
+        """What the model's `log_images` gives of each sample alone, put together."""
+        given = min(self.max_images, *(len(values) for values in batch.values()))
+        with decoding(model):
+            each = [
+                model.log_images(
+                    {name: values[k : k + 1] for name, values in batch.items()}, N=1, **self.log_images_kwargs
+                )
+                for k in range(given)
+            ]
+        return {name: _joined([images[name] for images in each]) for name in each[0]}
+
+    def _write(self, trainer: pl.Trainer, images: dict[str, Tensor | list[str]], batch_idx: int) -> None:
         folder = Path(self.folder or Path(trainer.default_root_dir) / "image_log") / "train"
         folder.mkdir(parents=True, exist_ok=True)
         where = f"gs-{trainer.global_step:06}_e-{trainer.current_epoch:06}_b-{batch_idx:06}"

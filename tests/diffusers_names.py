@@ -76,8 +76,14 @@ def autoencoder_names(theirs: Any) -> Names:
 
 
 @torch.no_grad()
-def copy_weights(ours: nn.Module, theirs: nn.Module, names: Mapping[str, str]) -> None:
+def copy_weights(ours: nn.Module, theirs: nn.Module, names: Mapping[str, str], share: bool = False) -> None:
     """Give diffusers' network our weights: every one of its tensors, and every one of ours.
+
+    Args:
+        ours: Where they are from.
+        theirs: Gets them.
+        names: See `Names`.
+        share: Without a copy: both then have the same memory.
 
     Raises:
         ValueError: If a tensor of either has no counterpart.
@@ -93,7 +99,7 @@ def copy_weights(ours: nn.Module, theirs: nn.Module, names: Mapping[str, str]) -
         mapped[name] = _as_shape(state[source], tensor)
     if unused := state.keys() - used:
         raise ValueError(f"diffusers' network has no counterpart of {sorted(unused)[:4]}")
-    theirs.load_state_dict(mapped)
+    theirs.load_state_dict(mapped, assign=share)
 
 
 def random_weights(module: nn.Module, seed: int) -> None:

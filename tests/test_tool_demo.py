@@ -47,11 +47,6 @@ def test_the_picture_has_a_row_for_each_name(demo, tmp_path):
     assert (shown == purple).all(axis=2).sum() == 6 * demo.SIZE**2
 
 
-def test_the_curve_is_drawn(demo, tmp_path):
-    demo.curve([(10, 0.5), (20, 0.25)], [(0, 0.1), (20, 0.9)], tmp_path / "curve.png")
-    assert Image.open(tmp_path / "curve.png").size[0] > 400
-
-
 def test_saved_steps_are_those_that_are_judged(demo):
     for course in (demo.Course(), demo.SHORT):
         every = course.steps // course.points

@@ -67,9 +67,12 @@ def test_the_saved_control_loads_onto_its_base(settings, trained):
 
 
 def test_what_a_run_leaves(trained):
-    assert {file.name for file in trained.glob("control_*")} == {
+    assert {file.name for file in trained.iterdir() if file.is_file()} == {
         "control_000002.safetensors",
         "control_000004.safetensors",
+        "state_000002.pt",
+        "state_000004.pt",
+        "settings.yaml",
     }
     images = {file.name for file in (trained / "image_log/train").iterdir()}
     kinds = ["reconstruction", "control", "conditioning", "samples_cfg_scale_9.00"]
@@ -86,6 +89,26 @@ def test_the_same_settings_give_the_same_weights(settings, trained, tmp_path):
     again = run(replace(settings, output=str(tmp_path), logger_freq=3, save_freq=100))
     a, b = (read_weights(folder / f"control_{STEPS:06}.safetensors") for folder in (trained, again))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.slow
+def test_with_validations_the_weights_are_the_same_and_the_figures_are_there(settings, trained, tmp_path):
+    folder = run(replace(settings, validation=settings.dataset, validation_freq=2, output=str(tmp_path), logger_freq=4))
+    a, b = (read_weights(where / f"control_{STEPS:06}.safetensors") for where in (folder, trained))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert len(logged(folder, "val/fidelity")) == 3
+    assert {file.name for file in (folder / "validation").iterdir()} == {
+        "curve.png",
+        *(f"samples_{step:06}.png" for step in (0, 2, 4)),
+    }
+    assert (folder / "control_best.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_with_a_cache_and_averages_validations_work_as_well(settings, tmp_path):
+    changes = {"cache": str(tmp_path / "cache"), "ema_decay": 0.9, "min_snr_gamma": 5.0, "noise_offset": 0.1}
+    folder = run(replace(settings, validation=settings.dataset, output=str(tmp_path / "run"), max_steps=2, **changes))
+    assert len(logged(folder, "val/loss")) == 2
 
 
 def test_unlocked_the_decoder_learns_too(settings, tmp_path):

@@ -1,6 +1,7 @@
 """What stands in a model for its encoders while a cache has their outputs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ class CachedTexts(nn.Module):
 
 
 class DecoderOnDemand(nn.Module):
-    """An autoencoder that is loaded from its file for each decoding, as an image log needs it, and then let go.
+    """An autoencoder that is loaded from its file for decoding, as an image log needs it, and then let go.
 
     Args:
         load: Gives the whole autoencoder, on the CPU.
@@ -47,6 +48,16 @@ class DecoderOnDemand(nn.Module):
     def __init__(self, load: Callable[[], AutoencoderKL]):
         super().__init__()
         self.load = load
+        self._kept: list[AutoencoderKL] | None = None  # in a list, since it is no part of the model's weights
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Load it once for all decodings inside."""
+        self._kept = []
+        try:
+            yield
+        finally:
+            self._kept = None
 
     def encode(self, pixels: Tensor) -> None:
         """Raises ValueError: images are not encoded while there is a cache."""
@@ -54,4 +65,13 @@ class DecoderOnDemand(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """As `AutoencoderKL.decode`."""
-        return self.load().to(z.device).decode(z)
+        autoencoder = self._kept[0] if self._kept else self.load().to(z.device)
+        if self._kept is not None:
+            self._kept[:] = [autoencoder]
+        return autoencoder.decode(z)
+
+
+def decoding(model: nn.Module) -> AbstractContextManager[None]:
+    """Decode several times inside this, one image at a time, at the cost of loading an autoencoder at most once."""
+    autoencoder = getattr(model, "first_stage_model", None)
+    return autoencoder.kept() if isinstance(autoencoder, DecoderOnDemand) else nullcontext()

@@ -11,7 +11,7 @@ and without a cache; those of larger batches differ by rounding alone.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from cldm.cache.key import dependencies, key_of
 from cldm.cache.shards import Shards
 from cldm.cache.stand_ins import CachedTexts, DecoderOnDemand
 from cldm.cldm import ControlLDM
-from cldm.model import load_model, read_config
+from cldm.model import read_config
 from ldm.models.autoencoder import AutoencoderKL
 from ldm.models.diffusion.ddpm import MOMENTS
 from ldm.util import choose_device
@@ -59,21 +59,21 @@ def use_cache(
     dataset: Any,
     folder: str | Path | bool,
     config: str | Path,
-    weights: str | Path,
+    load: Callable[[], ControlLDM],
     device: str = "auto",
     num_workers: int = 0,
 ) -> CachedDataset:
     """Fill the cache as far as it is not, and take both encoders out of the model.
 
-    Afterwards the model trains on the returned dataset. To decode, for an image log, it loads its autoencoder from
-    `weights` each time.
+    Afterwards the model trains on the returned dataset. To decode, for an image log, it loads its autoencoder anew
+    each time.
 
     Args:
-        model: Fresh from `load_model`; it is changed.
+        model: Freshly loaded; it is changed.
         dataset: With `rows`, as `tutorial_dataset.MyDataset` has; the same item at each reading.
         folder: Of all caches; True for the folder cache/ beside the dataset's prompt.json.
         config: The model's yaml.
-        weights: The model's file.
+        load: Loads the model once more, for its autoencoder.
         device: To encode on.
         num_workers: Processes that read images meanwhile.
 
@@ -99,7 +99,7 @@ def use_cache(
     moments.fill(read, partial(_progress, what="Caching latents"))
 
     model.cond_stage_model = CachedTexts({prompt: place for place, prompt in enumerate(prompts)}, tokens)
-    model.first_stage_model = DecoderOnDemand(partial(_autoencoder, config, weights))
+    model.first_stage_model = DecoderOnDemand(partial(_autoencoder, load))
     return CachedDataset(dataset, model.first_stage_key, moments)
 
 
@@ -122,8 +122,8 @@ def _encode_images(
         yield torch.cat([posterior.mean, posterior.logvar], dim=1)[0].float().cpu()
 
 
-def _autoencoder(config: str | Path, weights: str | Path) -> AutoencoderKL:
-    return load_model(config, weights, device="cpu").first_stage_model
+def _autoencoder(load: Callable[[], ControlLDM]) -> AutoencoderKL:
+    return load().first_stage_model
 
 
 def _progress(shards: list[int], what: str) -> tqdm:

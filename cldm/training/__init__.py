@@ -1,7 +1,30 @@
 """What `tutorial_train.py` needs besides Lightning."""
 
 from cldm.training.command_line import changed, from_command_line, require
+from cldm.training.cost import economise
+from cldm.training.first_step import FirstStep
+from cldm.training.loading import TrainingData
+from cldm.training.machines import plugins
+from cldm.training.run_folder import open_run
 from cldm.training.saving import SaveControl
 from cldm.training.settings import Settings
+from cldm.training.state import StateError
+from cldm.training.stopping import StopOnSignal
 
-__all__ = ["SaveControl", "Settings", "changed", "from_command_line", "require"]
+PLAIN_ERRORS = (FileExistsError, FileNotFoundError, FloatingPointError, StateError)
+"""Errors whose messages say all; a script shows them without a traceback."""
+
+__all__ = [
+    "PLAIN_ERRORS",
+    "FirstStep",
+    "SaveControl",
+    "Settings",
+    "StopOnSignal",
+    "TrainingData",
+    "changed",
+    "economise",
+    "from_command_line",
+    "open_run",
+    "plugins",
+    "require",
+]

@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cldm.data import find_dataset
 from cldm.training.settings import Settings
+from cldm.training.starting import Start
 
 WEIGHT_FORMATS = (".safetensors", ".ckpt", ".pth", ".pt")
 
@@ -42,12 +43,14 @@ def changed(defaults: Settings, assignments: Sequence[str]) -> Settings:
         ValueError: If one is no assignment, names no setting, or its value is of another type or range.
     """
     known = {field.name for field in fields(defaults)}
+    given = []
     for assignment in assignments:
-        name, equals, _ = assignment.partition("=")
+        name, equals, value = assignment.partition("=")
         if not equals or name not in known:
             raise ValueError(f"expected name=value with a name of {', '.join(sorted(known))}, got {assignment!r}")
+        given.append(assignment if value else f"{name}=''")  # nothing is the empty text
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(defaults), OmegaConf.from_dotlist(list(assignments)))
+        merged = OmegaConf.merge(OmegaConf.structured(defaults), OmegaConf.from_dotlist(given))
     except OmegaConfBaseException as error:
         raise ValueError(str(error).splitlines()[0]) from error
     return replace(defaults, **OmegaConf.to_container(merged))
@@ -58,8 +61,8 @@ def _meanings() -> str:
     return "\n".join(line[6:] for line in lines)
 
 
-def require(settings: Settings, attach: str) -> Path:
-    """The file of weights to start from; everything that the run reads is there after this.
+def require(settings: Settings, attach: str) -> Start:
+    """The files of weights to start from; everything that the run reads is there after this.
 
     Args:
         settings: Of the run.
@@ -68,20 +71,32 @@ def require(settings: Settings, attach: str) -> Path:
     Raises:
         FileNotFoundError: If weights, config or dataset are missing, with the commands that make them.
     """
-    given = Path(settings.resume_path)
-    found = [file for file in (given, *(given.with_suffix(end) for end in WEIGHT_FORMATS)) if file.is_file()]
     missing = []
     if not Path(settings.config).is_file():
         missing.append(f"config {settings.config}: expected a yaml such as ./models/cldm_v15.yaml")
-    if not found:
+    first = _found(settings.base or settings.resume_path)
+    if first is None and settings.base:
+        missing.append(f"base {settings.base}: put a Stable Diffusion there, or name another file")
+    elif first is None:
         missing.append(
-            f"weights {given}: put a Stable Diffusion into ./models, then attach a ControlNet to it:\n"
-            f"    python {attach} {given}"
+            f"weights {settings.resume_path}: put a Stable Diffusion into ./models, then attach a ControlNet to it:\n"
+            f"    python {attach} {settings.resume_path}"
         )
+    control = _found(settings.control) if settings.control else None
+    if settings.control and control is None:
+        missing.append(f"control {settings.control}: name a ControlNet's file, or the folder of a diffusers model")
     try:
         find_dataset(settings.dataset)
     except FileNotFoundError as error:
         missing.append(str(error))
     if missing:
         raise FileNotFoundError("this run needs what is not there\n" + "\n".join(f"- {line}" for line in missing))
-    return found[0]
+    files = tuple(file for file in (first, control) if file is not None)
+    return Start(settings.config, files, attach=bool(settings.base), seed=settings.seed)
+
+
+def _found(name: str) -> Path | None:
+    """The file of weights of this name, or of one with another format's ending; a folder is one of diffusers."""
+    given = Path(name).expanduser()
+    files = (given, *(given.with_suffix(end) for end in WEIGHT_FORMATS))
+    return given if given.is_dir() else next((file for file in files if file.is_file()), None)

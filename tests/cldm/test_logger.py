@@ -12,18 +12,29 @@ from cldm.logger import ImageLogger, grid, text_image
 class Model(torch.nn.Module):
     """Stands in for a ControlLDM: draws random samples."""
 
+    def __init__(self, error=None):
+        super().__init__()
+        self.locked = torch.nn.Identity().eval()
+        self.error = error
+
     def log_images(self, batch, N, **settings):
         assert not self.training
+        assert not torch.is_grad_enabled()
+        assert {N} == {len(values) for values in batch.values()} == {1}, "one sample at a time"
+        drawn = torch.randn(N, 3, 64, 64)
+        if self.error:
+            raise self.error
         return {
             "reconstruction": torch.zeros(N, 3, 64, 64),
             "control": torch.full((N, 3, 64, 64), -1.0),
-            "conditioning": ["a circle"] * N,
-            f"samples_cfg_scale_{settings['unconditional_guidance_scale']:.2f}": torch.randn(N, 3, 64, 64),
+            "conditioning": batch["txt"],
+            f"samples_cfg_scale_{settings['unconditional_guidance_scale']:.2f}": drawn,
         }
 
 
 class Trainer:
     is_global_zero = True
+    callbacks = ()
     global_step = 300
     current_epoch = 2
     loggers = ()
@@ -32,12 +43,16 @@ class Trainer:
         self.default_root_dir = str(folder)
 
 
-def log(folder, step=300, **arguments):
-    trainer, model = Trainer(folder), Model()
+BATCH = {"txt": ["a circle", "a star", "a square", "a heart", "a cross"], "index": torch.arange(5)}
+
+
+def log(folder, step=300, error=None, **arguments):
+    trainer, model = Trainer(folder), Model(error)
     trainer.global_step = step
     arguments = {"batch_frequency": 300, "log_images_kwargs": {"unconditional_guidance_scale": 9.0}, **arguments}
-    ImageLogger(**arguments).on_train_batch_end(trainer, model, None, {}, 12)
+    ImageLogger(**arguments).on_train_batch_end(trainer, model, None, BATCH, 12)
     assert model.training
+    assert not model.locked.training
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
 
 
@@ -71,6 +86,37 @@ def test_values_are_mapped_to_full_range(tmp_path):
     assert control[5:-5, 5:-5].max() == 0
     grey = np.array(Image.open(next(tmp_path.rglob("reconstruction_*"))))
     assert set(np.unique(grey[5:-5, 5:-5])) <= {127, 128}
+
+
+def test_shown_are_the_first_samples_of_the_batch_and_no_more_than_it_has(tmp_path):
+    log(tmp_path, max_images=3)
+    assert Image.open(next(tmp_path.rglob("samples_*"))).size == (3 * 66 + 2, 68)
+    log(tmp_path / "all", max_images=9)
+    assert Image.open(next((tmp_path / "all").rglob("samples_*"))).size == (4 * 66 + 2, 2 * 66 + 2)
+
+
+ALLOCATION = (
+    "[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), RuntimeError(ALLOCATION), MemoryError()],
+)
+def test_lack_of_memory_is_told_and_survived_and_nothing_of_the_run_is_moved(tmp_path, error):
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    with pytest.warns(UserWarning, match=r"The image log of step 300 is left out, since memory does not do"):
+        assert log(tmp_path, error=error) == []
+    assert torch.equal(torch.rand(4), expected)
+    assert torch.is_grad_enabled()
+
+
+def test_other_errors_are_not_hidden(tmp_path):
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        log(tmp_path, error=RuntimeError("shapes do not match"))
 
 
 def test_a_long_prompt_is_wrapped_inside_its_image():

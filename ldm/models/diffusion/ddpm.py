@@ -5,13 +5,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from ldm.models.diffusion.draws import Draws
 from ldm.models.diffusion.prediction import PARAMETERIZATIONS, add_noise, velocity
 from ldm.models.diffusion.schedule import make_beta_schedule, schedule_buffers
+from ldm.models.diffusion.weighting import min_snr_weight
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 from ldm.util import instantiate_from_config
 
@@ -36,7 +36,8 @@ class LatentDiffusion(pl.LightningModule):
     """Autoencoder, text encoder and U-Net; trained to predict noise or velocity in the latent space.
 
     Attributes that a training script sets: `learning_rate`; `prompt_dropout`, the share of prompts that are replaced by
-    the empty one; and `seed`, of the draws of batches that say their samples' `INDEX`.
+    the empty one; `min_snr_gamma`, see `min_snr_weight`, and `noise_offset`, see `Draws.noise`, either off at 0; and
+    `seed`, of the draws of batches that say their samples' `INDEX`.
 
     Args:
         unet_config: Target and parameters of the U-Net.
@@ -97,6 +98,8 @@ class LatentDiffusion(pl.LightningModule):
         self.num_timesteps = timesteps
         self.learning_rate = 1e-5
         self.prompt_dropout = 0.0
+        self.min_snr_gamma = 0.0
+        self.noise_offset = 0.0
         self.seed = 0
         for name, values in schedule_buffers(
             make_beta_schedule(beta_schedule, timesteps, linear_start, linear_end)
@@ -170,12 +173,26 @@ class LatentDiffusion(pl.LightningModule):
         """The noisy latent at time steps `t` (b,) of clean latent and noise, (b, c, h, w)."""
         return add_noise(x_start, noise, self._abar(t))
 
-    def p_losses(self, x_start: Tensor, cond: Mapping[str, Any], t: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Mean squared error of the prediction over the batch, a scalar (arXiv:2006.11239, eq. (14))."""
-        noise = torch.randn_like(x_start) if noise is None else noise
+    def errors(self, x_start: Tensor, cond: Mapping[str, Any], t: Tensor, noise: Tensor) -> Tensor:
+        """Mean squared error of each sample's prediction, (b,), without weights.
+
+        Args:
+            x_start: Clean latents, (b, c, h, w).
+            cond: See `apply_model`.
+            t: Time steps, (b,).
+            noise: Like the latents.
+        """
         output = self.apply_model(self.q_sample(x_start, t, noise), t, cond)
         target = noise if self.parameterization == "eps" else velocity(x_start, noise, self._abar(t))
-        return F.mse_loss(output.float(), target)
+        return (output.float() - target).square().mean(dim=(1, 2, 3))
+
+    def p_losses(self, x_start: Tensor, cond: Mapping[str, Any], t: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Mean of the samples' errors, a scalar (arXiv:2006.11239, eq. (14)); weighted with `min_snr_gamma`."""
+        noise = torch.randn_like(x_start) if noise is None else noise
+        errors = self.errors(x_start, cond, t, noise)
+        if self.min_snr_gamma:
+            errors = errors * min_snr_weight(self.alphas_cumprod[t], self.min_snr_gamma, self.parameterization)
+        return errors.mean()
 
     def forward(self, z: Tensor, cond: Mapping[str, Any]) -> Tensor:
         """The loss at time steps drawn uniformly."""
@@ -191,7 +208,8 @@ class LatentDiffusion(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         draws = self.draws_of(batch)
         z, cond = self.get_input(batch, draws)
-        loss = self.p_losses(z, cond, draws.timesteps(self.num_timesteps).to(z.device), draws.noise(z))
+        t, noise = draws.timesteps(self.num_timesteps).to(z.device), draws.noise(z, self.noise_offset)
+        loss = self.p_losses(z, cond, t, noise)
         self.log("train/loss_simple", loss, prog_bar=True, batch_size=len(z))
         if self.prompt_dropout:
             share = draws.dropped(self.prompt_dropout).float().mean()

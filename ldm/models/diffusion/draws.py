@@ -20,6 +20,8 @@ class Purpose(IntEnum):
     DROPOUT = 1
     POSTERIOR = 2
     NOISE = 3
+    OFFSET = 4
+    ORDER = 100  # of the samples in an epoch: `cldm.training.order`
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,16 @@ class Draws:
         """Standard normal numbers that sample the autoencoder's posterior; shape and device as `like`, float32."""
         return self._normal(Purpose.POSTERIOR, like)
 
-    def noise(self, like: Tensor) -> Tensor:
-        """Standard normal noise that the latents get; shape and device as `like`, float32."""
-        return self._normal(Purpose.NOISE, like)
+    def noise(self, like: Tensor, offset: float = 0.0) -> Tensor:
+        """Standard normal noise that the latents get; shape and device as `like` (b, c, h, w), float32.
+
+        Args:
+            like: The latents.
+            offset: Standard deviation of what is added to each channel as a whole, so that the brightness of a whole
+                image is learnt as well.
+        """
+        noise = self._normal(Purpose.NOISE, like)
+        return noise + offset * self._normal(Purpose.OFFSET, like[:, :, :1, :1]) if offset else noise
 
     def _normal(self, purpose: Purpose, like: Tensor) -> Tensor:
         each = [rng.standard_normal(tuple(like.shape[1:]), dtype=np.float32) for rng in self._streams(purpose)]

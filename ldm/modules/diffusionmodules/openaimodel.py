@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ldm.modules.attention import Context, SpatialTransformer, TextKeys, text_keys
+from ldm.modules.attention import BasicTransformerBlock, Context, SpatialTransformer, TextKeys, text_keys
 from ldm.modules.blocks import zeroed
 from ldm.modules.diffusionmodules.resblock import Downsample, ResBlock, TimestepEmbedSequential, Upsample
 from ldm.modules.diffusionmodules.util import timestep_embedding
@@ -157,6 +157,12 @@ class UNetEncoder(nn.Module):
     def dtype(self) -> torch.dtype:
         """The weights' precision, in which the network computes outside autocast."""
         return self.time_embed[0].weight.dtype
+
+    def recompute_activations(self, recompute: bool) -> None:
+        """Whether blocks compute activations anew in the backward pass; the config's `use_checkpoint` at first."""
+        for module in self.modules():
+            if isinstance(module, ResBlock | BasicTransformerBlock):
+                module.use_checkpoint = recompute
 
     def embed(self, timesteps: Tensor) -> Tensor:
         """Time embedding (b, 4 * model_channels) of `timesteps` (b,)."""

@@ -31,8 +31,8 @@ def load(files):
 
 
 def cached(files, model, folder: Path | bool = True):
-    config, weights, data = files
-    return use_cache(model, MyDataset(data), folder, config, weights, device="cpu")
+    config, _, data = files
+    return use_cache(model, MyDataset(data), folder, config, lambda: load(files), device="cpu")
 
 
 def losses(files, plain, model, dataset, indices: list[int]) -> tuple[float, float]:
@@ -97,6 +97,5 @@ def test_the_process_generator_is_not_moved(files, tmp_path):
 
 
 def test_a_dataset_without_rows_is_refused(files):
-    config, weights, _ = files
     with pytest.raises(ValueError, match=r"dataset with rows.*cache=false"):
-        use_cache(load(files), [{}], True, config, weights)
+        use_cache(load(files), [{}], True, files[0], lambda: load(files))

@@ -38,7 +38,7 @@ def test_weights_are_found_in_the_other_formats_too(tmp_path):
     settings = Settings(
         config=str(ROOT / "models/cldm_v15.yaml"), resume_path=str(tmp_path / "control.ckpt"), dataset=str(tmp_path)
     )
-    assert require(settings, "") == tmp_path / "control.safetensors"
+    assert require(settings, "").files == (tmp_path / "control.safetensors",)
 
 
 @pytest.mark.parametrize("script", ["tutorial_train.py", "tutorial_train_sd21.py"])

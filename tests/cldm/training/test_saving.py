@@ -1,31 +1,108 @@
-"""The saved ControlNet."""
+"""When a run saves, what it keeps, and what becomes of a full disk."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
-import tiny
-from cldm.training import SaveControl
+from cldm.training import run_folder
+from cldm.training.saving import averaged
 from cldm.weights.reading import read_weights
+from cldm.weights.saving import read_metadata
+from training_runs import Record
+from tutorial_train import train
 
 
-class Trainer:
-    is_global_zero = True
-
-    def __init__(self, step: int):
-        self.global_step = step
+def names(settings) -> set[str]:
+    return {file.name for file in Path(settings.output).iterdir() if file.is_file()}
 
 
-@pytest.mark.parametrize("sd_locked", [True, False])
-def test_what_was_trained_is_saved(tmp_path, sd_locked):
-    model = tiny.control_ldm()
-    model.sd_locked = sd_locked
-    trained = {id(p) for p in model.trained_parameters()}
-    callback = SaveControl(tmp_path, every=10)
-    callback.on_train_batch_end(Trainer(9), model, None, None, 0)
-    assert not list(tmp_path.iterdir())
-    callback.on_train_batch_end(Trainer(10), model, None, None, 0)
-    callback.on_train_end(Trainer(10), model)
-    saved = read_weights(tmp_path / "control_000010.safetensors")
-    expected = {name: p for name, p in model.named_parameters() if id(p) in trained}
-    assert set(saved) == set(expected)
-    assert all(torch.equal(saved[name], expected[name]) for name in expected)
+class Fidelity(pl.Callback):
+    """Reports a figure at some steps, as a validation does."""
+
+    def __init__(self, figures: dict[int, float]):
+        self.figures = figures
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        if trainer.global_step in self.figures:
+            pl_module.log("val/fidelity", self.figures[trainer.global_step])
+
+
+def test_the_last_ones_and_the_best_are_kept(settings):
+    settings = replace(
+        settings, keep_last=2, keep_states=1, save_precision="float16", save_full=True, save_freq=1, max_steps=5
+    )
+    train(settings, callbacks=[Fidelity({1: 0.2, 2: 0.7, 3: float("nan"), 4: 0.6})])
+    assert names(settings) == {
+        "settings.yaml",
+        "control_000004.safetensors",
+        "control_000005.safetensors",
+        "control_best.safetensors",
+        "model_000005.safetensors",
+        "state_000005.pt",
+    }
+    best = Path(settings.output) / "control_best.safetensors"
+    assert read_metadata(best)["step"] == "2"
+    assert read_metadata(best)["val/fidelity"].startswith("0.69999") or read_metadata(best)["val/fidelity"] == "0.7"
+    assert {tensor.dtype for tensor in read_weights(best).values()} == {torch.float16}
+    state = torch.load(Path(settings.output) / "state_000005.pt", weights_only=True)
+    assert {tensor.dtype for tensor in state["state_dict"].values()} == {torch.float32}
+
+
+def test_the_best_of_all_is_known_after_a_resume(settings):
+    settings = replace(settings, max_steps=2)
+    train(settings, callbacks=[Fidelity({1: 0.7})])
+    best = (Path(settings.output) / "control_best.safetensors").read_bytes()
+    train(replace(settings, max_steps=3, resume="auto"), callbacks=[Fidelity({3: 0.6})])
+    assert (Path(settings.output) / "control_best.safetensors").read_bytes() == best
+
+
+def test_with_the_decoder_unlocked_the_base_is_saved_too(settings):
+    train(replace(settings, sd_locked=False, max_steps=2, save_freq=1))
+    assert {name for name in names(settings) if name.startswith("base")} == {"base_000002.safetensors"}
+    base = read_weights(Path(settings.output) / "base_000002.safetensors")
+    before = read_weights(settings.resume_path)
+    changed = {name.split(".")[2] for name, tensor in base.items() if not torch.equal(tensor, before.get(name, tensor))}
+    assert changed <= {"output_blocks", "out"}
+    assert changed
+
+
+def test_a_full_disk_is_told_and_training_goes_on(settings, disk_that_fills, monkeypatch):
+    told = []
+    monkeypatch.setattr("cldm.training.saving.rank_zero_info", told.append)
+    with ExitStack() as stack:
+        fill = Record(3, lambda: stack.enter_context(disk_that_fills(1_000_000)))
+        train(replace(settings, max_steps=6, keep_last=1, keep_states=1), callbacks=[fill, Record(5, stack.close)])
+    assert len(told) == 1
+    assert "Training goes on" in told[0]
+    assert names(settings) == {"settings.yaml", "control_000006.safetensors", "state_000006.pt"}
+
+
+def test_a_full_disk_at_the_last_step_is_an_error_and_what_was_saved_stays(settings, disk_that_fills):
+    with ExitStack() as stack:
+        fill = Record(3, lambda: stack.enter_context(disk_that_fills(1_000_000)))
+        with pytest.raises(OSError, match="the last step could not be saved"):
+            train(replace(settings, max_steps=4, keep_last=1), callbacks=[fill])
+    assert names(settings) == {"settings.yaml", "control_000002.safetensors", "state_000002.pt"}
+
+
+def test_settings_are_written_once_the_first_step_is_done(settings):
+    def fail():
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        train(settings, callbacks=[Record(1, fail)])
+    assert names(settings) == set()
+    assert run_folder.open_run(settings) is None, "the next try finds the folder free"
+
+
+def test_averages_are_saved_where_a_callback_keeps_them():
+    class Ema(pl.Callback):
+        def averaged(self, model):
+            return f"averages of {model}"
+
+    trainer = pl.Trainer(accelerator="cpu", callbacks=[Ema()], logger=False, enable_checkpointing=False)
+    assert averaged(trainer, "model") == "averages of model"

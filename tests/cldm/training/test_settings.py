@@ -21,6 +21,15 @@ def test_a_cache_is_switched_on_or_put_somewhere(given, cache):
     assert changed(Settings(), [f"cache={given}"]).cache == cache
 
 
+@pytest.mark.parametrize(("given", "devices"), [("2", 2), ("auto", "auto"), ("0,2", "0,2")])
+def test_devices_are_a_number_or_a_text(given, devices):
+    assert changed(Settings(), [f"devices={given}"]).devices == devices
+
+
+def test_a_text_is_emptied():
+    assert changed(Settings(base="./a.ckpt"), ["base="]).base == ""
+
+
 def test_half_of_the_prompts_are_dropped_as_in_the_paper():
     assert Settings().prompt_dropout == 0.5
 
@@ -37,6 +46,19 @@ def test_half_of_the_prompts_are_dropped_as_in_the_paper():
         ("num_workers=-1", "num_workers must be 0 or more"),
         ("prompt_dropout=1.5", "prompt_dropout must be between 0 and 1, got 1.5"),
         ("seed=-1", "seed must be from 0 to 4294967295, got -1"),
+        ("validation_freq=-1", "validation_freq must be 0 or more, got -1"),
+        ("validation_pairs=0", "validation_pairs must be at least 1, got 0"),
+        ("fidelity=ssim", "fidelity must be one of auto, shape, edges, hint_edges, got 'ssim'"),
+        ("ema_decay=1", "ema_decay must be 0 or more and below 1, got 1"),
+        ("min_snr_gamma=-5", "min_snr_gamma must be 0 or more, got -5"),
+        ("noise_offset=nan", "noise_offset must be 0 or more, got nan"),
+        ("parameterization=x0", "parameterization must be one of config, eps, v, got 'x0'"),
+        ("nan_patience=0", "nan_patience must be at least 1, got 0"),
+        ("save_precision=half", "save_precision must be one of float32, float16, bfloat16, got 'half'"),
+        ("keep_last=-1", "keep_last must be 0 or more, got -1"),
+        ("keep_states=0", "keep_states must be at least 1, got 0"),
+        ("num_nodes=0", "num_nodes must be at least 1, got 0"),
+        ("devices=0", "devices must be a number from 1 on, a list such as 0,2, or auto, got 0"),
     ],
 )
 def test_a_wrong_assignment_is_one_message(assignment, message):

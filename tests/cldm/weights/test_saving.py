@@ -1,13 +1,14 @@
 """Whole files or none, in the format that the name says."""
 
 import os
+import resource
 
 import pytest
 import torch
 
 from cldm.weights import saving
 from cldm.weights.reading import read_weights
-from cldm.weights.saving import check_output, save_weights
+from cldm.weights.saving import check_output, read_metadata, save_weights
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -84,3 +85,32 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
 def test_other_names_are_refused(tmp_path, name, error, message):
     with pytest.raises(error, match=message):
         check_output(tmp_path / name)
+
+
+def test_the_same_weights_and_metadata_give_the_same_bytes(tmp_path):
+    told = {"settings": '{"ü": 1}', "step": "5", "base": "a", "config": "b"}
+    files = [save_weights(tensors(), tmp_path / f"{i}.safetensors", dict(reversed(told.items()))) for i in range(4)]
+    assert len({file.read_bytes() for file in files}) == 1
+    assert read_metadata(files[0]) == {"format": "pt", **told}
+
+
+def test_metadata_of_something_else_is_a_message(tmp_path):
+    (tmp_path / "a.safetensors").write_text("no weights")
+    with pytest.raises(ValueError, match="cannot read the header"):
+        read_metadata(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_what_may_be_replaced_is_replaced_by_a_whole_file_only(tmp_path, name):
+    path = save_weights({"a": torch.zeros(3)}, tmp_path / name)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # as where a disk is full
+    try:
+        with pytest.raises((OSError, RuntimeError)):
+            save_weights({"a": torch.zeros(100_000)}, path, replace=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert torch.equal(read_weights(path)["a"], torch.zeros(3))
+    assert os.listdir(tmp_path) == [name]
+    save_weights({"a": torch.ones(3)}, path, replace=True)
+    assert torch.equal(read_weights(path)["a"], torch.ones(3))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 import tiny
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.draws import Draws
 from ldm.models.diffusion.prediction import velocity
 
 UNET = {
@@ -253,3 +254,26 @@ def test_cached_moments_stand_in_for_images(model):
     again = model.posterior_of({"moments": torch.cat([posterior.mean, posterior.logvar], dim=1)})
     assert torch.equal(again.mean, posterior.mean)
     assert torch.equal(again.logvar, posterior.logvar)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("parameterization", ["eps", "v"])
+def test_with_min_snr_each_samples_error_has_its_time_steps_weight(parameterization, monkeypatch):
+    model = latent_diffusion(parameterization=parameterization)
+    generator = torch.Generator().manual_seed(0)
+    z, noise = torch.randn(2, 3, 4, 8, 8, generator=generator)
+    t, cond = torch.tensor([1, 400, 990]), {"c_crossattn": [torch.randn(3, 7, 48, generator=generator)]}
+    errors = model.errors(z, cond, t, noise)
+    torch.testing.assert_close(model.p_losses(z, cond, t, noise), errors.mean())
+    monkeypatch.setattr(model, "min_snr_gamma", 5.0)
+    snr = model.alphas_cumprod[t] / (1 - model.alphas_cumprod[t])
+    weights = snr.clamp(max=5) / (snr if parameterization == "eps" else snr + 1)
+    torch.testing.assert_close(model.p_losses(z, cond, t, noise), (weights * errors).mean())
+
+
+def test_a_noise_offset_reaches_the_samples_noise(model, monkeypatch):
+    (plain,) = steps(model, monkeypatch, [3])
+    monkeypatch.setattr(model, "noise_offset", 0.5)
+    (moved,) = steps(model, monkeypatch, [3])
+    torch.testing.assert_close(moved["noise"], Draws(0, 0, [3]).noise(plain["z"][None], 0.5)[0])
+    assert not torch.equal(moved["noise"], plain["noise"])

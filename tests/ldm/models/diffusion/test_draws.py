@@ -45,6 +45,17 @@ def test_time_steps_are_uniform_and_noise_is_normal():
     assert noise.std().item() == pytest.approx(1, abs=0.01)
 
 
+def test_an_offset_moves_whole_channels_and_nothing_else():
+    draws = Draws(0, 0, range(2000))
+    like = torch.empty(2000, 4, 2, 2)
+    moved = draws.noise(like, offset=0.5) - draws.noise(like)
+    torch.testing.assert_close(moved, moved[:, :, :1, :1].expand_as(moved))
+    assert moved[:, :, 0, 0].std().item() == pytest.approx(0.5, rel=0.03)
+    assert torch.equal(draws.noise(like, offset=0.0), draws.noise(like))
+    alone = Draws(0, 0, [7]).noise(like[:1], offset=0.5)
+    assert torch.equal(draws.noise(like, offset=0.5)[7], alone[0])
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
 def test_the_asked_share_is_dropped(share):
     dropped = Draws(0, 0, range(10_000)).dropped(share)

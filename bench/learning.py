@@ -1,0 +1,158 @@
+"""How fast a ControlNet learns with our trainer, and with a plain loop over diffusers' networks.
+
+Run `python -m bench.learning` in the project's root. Both sides train the miniature's fresh ControlNet on the same
+Fill50K of 128 pixels in the same order, with the same optimizer, learning rate, batch size and share of dropped
+prompts; ours by `tutorial_train.py` with the cache, which it makes within the time that is counted. Every so many steps
+the same judge draws images for the same held-out hints; its time is not counted. Each run is a process of its own, and
+its figures are appended to runs/learning/results.jsonl when it is complete, so that the bench goes on where it was
+stopped. At the end there are a table and runs/learning/curve.png.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from bench.learning_sides import Course, run
+
+ROOT = Path(__file__).resolve().parents[1]
+GOAL = 0.85
+"""IoU to be reached."""
+
+SPEEDUP = 1.6
+"""At least so much sooner in seconds."""
+
+SIDES = ("ours", "diffusers")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: who, with which seed and course, and the IoU after so many steps and seconds."""
+
+    side: str
+    seed: int
+    course: dict
+    steps: list[int]
+    seconds: list[float]
+    iou: list[float]
+
+    def reached(self, goal: float) -> tuple[int, float] | None:
+        """Steps and seconds at which the IoU first was as high, between two judgements by a straight line."""
+        for k, value in enumerate(self.iou):
+            if value >= goal:
+                if k == 0:
+                    return self.steps[0], self.seconds[0]
+                share = (goal - self.iou[k - 1]) / (value - self.iou[k - 1])
+                return tuple(v[k - 1] + share * (v[k] - v[k - 1]) for v in (self.steps, self.seconds))
+        return None
+
+
+def finished(file: Path, course: Course) -> list[Run]:
+    """The runs of this course that are complete."""
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return [each for each in (Run(**json.loads(line)) for line in lines) if each.course == asdict(course)]
+
+
+def report(runs: list[Run]) -> bool:
+    """Print both tables; returns whether both goals are met."""
+    by_side = {side: [each for each in runs if each.side == side] for side in SIDES}
+    print("\n| steps | " + " | ".join(f"IoU, {side}" for side in SIDES) + " |\n|---|---|---|")
+    for k, step in enumerate(runs[0].steps):
+        cells = [_mean_and_spread([each.iou[k] for each in by_side[side]]) for side in SIDES]
+        print(f"| {step} | " + " | ".join(cells) + " |")
+    print(f"\n| side | seed | seconds a step | steps to IoU {GOAL} | seconds to it |\n|---|---|---|---|---|")
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    for each in runs:
+        reached = each.reached(GOAL)
+        told = "- | -" if reached is None else f"{reached[0]:.0f} | {reached[1]:.0f}"
+        print(f"| {each.side} | {each.seed} | {each.seconds[-1] / each.steps[-1]:.3f} | {told} |")
+        if reached is not None:
+            seconds[each.side].append(reached[1])
+    equal = all(
+        [
+            _at_least_equal("mean of all judgements", {s: [statistics.mean(r.iou) for r in by_side[s]] for s in SIDES}),
+            _at_least_equal("after the last step", {side: [each.iou[-1] for each in by_side[side]] for side in SIDES}),
+        ]
+    )
+    if any(len(seconds[side]) < len(by_side[side]) for side in SIDES):
+        print(f"not all runs reached IoU {GOAL}, so seconds are not compared")
+        return False
+    ratio = statistics.mean(seconds["diffusers"]) / statistics.mean(seconds["ours"])
+    print(f"sooner at IoU {GOAL}, in seconds: {ratio:.2f}x (goal {SPEEDUP}x)")
+    return equal and ratio >= SPEEDUP
+
+
+def _at_least_equal(what: str, iou: dict[str, list[float]]) -> bool:
+    """Whether ours is not below theirs by more than the larger standard deviation over seeds; prints it."""
+    means, noise = {side: statistics.mean(values) for side, values in iou.items()}, max(map(_spread, iou.values()))
+    equal = means["ours"] >= means["diffusers"] - noise
+    figures = ", ".join(f"{side} {mean:.3f}" for side, mean in means.items())
+    print(f"IoU, {what}: {figures}, spread of seeds {noise:.3f}: {'at least equal' if equal else 'LESS'}")
+    return equal
+
+
+def _spread(values: list[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _mean_and_spread(values: list[float]) -> str:
+    return f"{statistics.mean(values):.3f} ± {_spread(values):.3f}" if values else "-"
+
+
+def draw(runs: list[Run], file: Path) -> None:
+    """IoU against steps and against seconds, a line for each run."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axis, of, label in zip(
+        figure.subplots(1, 2, sharey=True), ("steps", "seconds"), ("step", "seconds"), strict=True
+    ):
+        for each in runs:
+            colour = "tab:blue" if each.side == "ours" else "tab:orange"
+            name = each.side if each.seed == runs[0].seed else None
+            axis.plot(getattr(each, of), each.iou, color=colour, label=name, alpha=0.8)
+        axis.axhline(GOAL, color="tab:gray", linestyle=":")
+        axis.set(xlabel=label, ylim=(0, 1))
+    figure.axes[0].set(ylabel="IoU with the hint's shape")
+    figure.axes[0].legend()
+    figure.savefig(file, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    for field in fields(Course):
+        default = field.default
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(default), default=default)
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs/learning")
+    parser.add_argument("--one", nargs=2, metavar=("SIDE", "SEED"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    course = Course(**{field.name: getattr(options, field.name) for field in fields(Course)})
+    options.folder.mkdir(parents=True, exist_ok=True)
+    file = options.folder / "results.jsonl"
+    if options.one:
+        side, seed = options.one[0], int(options.one[1])
+        points = run(side, seed, course, options.folder)
+        done = Run(side, seed, asdict(course), *(list(values) for values in zip(*points, strict=True)))
+        with open(file, "a") as lines:
+            lines.write(json.dumps(asdict(done)) + "\n")
+        return
+    wanted = [(side, seed) for seed in options.seeds for side in SIDES]
+    for side, seed in wanted:
+        if (side, seed) not in {(each.side, each.seed) for each in finished(file, course)}:
+            print(f"{side}, seed {seed}", flush=True)
+            command = [sys.executable, "-m", "bench.learning", *sys.argv[1:], "--one", side, str(seed)]
+            subprocess.run(command, cwd=ROOT, check=True)
+    runs = [each for each in finished(file, course) if (each.side, each.seed) in wanted]
+    draw(runs, options.folder / "curve.png")
+    if not report(runs):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Training data for Lightning: the same samples in the same order, wherever a run begins and however many share it."""
+
+import signal
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from itertools import islice
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
+
+from cldm.training.order import Place, Share, epoch_order
+
+_GRACE = 60  # seconds that a reading process goes on after SIGTERM, so that the training process can save first
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """A dataset that is read in an order of its own, such as shards larger than a disk.
+
+    Its order follows from its seed and the epoch alone. Processes, their readers and a resumed run each ask for the
+    positions in this order that they need, in ascending order; others are skipped as cheaply as can be.
+    """
+
+    def __len__(self) -> int:
+        """Samples in an epoch."""
+
+    def read(self, epoch: int, positions: Iterable[int]) -> Iterator[dict[str, Any]]:
+        """Items at these positions in the order of an epoch; each with `index`, a number of its own."""
+
+
+class TrainingData(pl.LightningDataModule):
+    """Batches of a dataset, from a place in an epoch on, shared by all processes.
+
+    The place goes into the training state. Each sample is seen once an epoch, up to the last incomplete global batch.
+
+    Args:
+        dataset: Of torch's kind, its items with `index`, as `cldm.data.Indexed` adds it; or a `Stream`.
+        batch_size: Samples a step in each process.
+        seed: Of the order.
+        num_workers: Reading processes of each training process; 0 reads in the training process itself.
+    """
+
+    def __init__(self, dataset: Any, batch_size: int, seed: int = 0, num_workers: int = 0):
+        super().__init__()
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.seed = seed
+        self.num_workers = num_workers
+        self.start = Place()
+
+    @property
+    def share(self) -> Share:
+        """What this process sees."""
+        trainer = self.trainer
+        return Share(len(self.dataset), self.batch_size, trainer.global_rank, trainer.world_size, self.start)
+
+    def train_dataloader(self) -> Iterable[dict[str, Any]]:
+        trainer = self.trainer
+        loader = _StreamLoader if isinstance(self.dataset, Stream) else _OrderedLoader
+        return loader(self.dataset, self.share, lambda: trainer.current_epoch, self.seed, self.num_workers)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the next batch begins."""
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return asdict(self.share.after(self.trainer.current_epoch, done))
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.start = Place(**state_dict)
+        warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")  # it is, in a way of its own
+
+
+class _OrderedLoader(DataLoader):
+    """Batches of a dataset with places, in the order of `epoch_order`.
+
+    Its length is a whole epoch's, also where it begins in the middle of one. Its readers' random numbers follow from
+    (seed, epoch, process), and the training process's are left as they are.
+    """
+
+    def __init__(self, dataset: Any, share: Share, epoch: Callable[[], int], seed: int, num_workers: int):
+        self._share, self._epoch, self._seed = share, epoch, seed
+        super().__init__(dataset, batch_sampler=_Batches(self._batches), **_reading(num_workers))
+
+    def __len__(self) -> int:
+        return len(self._share)
+
+    def __iter__(self) -> Any:
+        self.generator.manual_seed(_seed_of(self._seed, self._epoch(), self._share))
+        return super().__iter__()
+
+    def _batches(self) -> Iterator[list[int]]:
+        order = epoch_order(self._share.count, self._seed, self._epoch())
+        return ([int(order[position]) for position in batch] for batch in self._share.batches(self._epoch()))
+
+
+class _Batches:
+    """A batch sampler that asks for its batches each time it is begun."""
+
+    def __init__(self, batches: Callable[[], Iterator[list[int]]]):
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self._batches()
+
+
+class _StreamLoader:
+    """Batches of a `Stream`; as `_OrderedLoader`, but readers give samples in turn, of which batches are made here.
+
+    So each reader can have parts of the stream to itself, whichever batch their samples are for.
+    """
+
+    def __init__(self, dataset: Stream, share: Share, epoch: Callable[[], int], seed: int, num_workers: int):
+        self._dataset, self._share, self._epoch, self._seed = dataset, share, epoch, seed
+        self._reading = _reading(num_workers)
+        if num_workers:
+            self._reading["prefetch_factor"] = max(2, -(-2 * share.batch_size // num_workers))  # two batches in all
+
+    def __len__(self) -> int:
+        return len(self._share)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        self._reading["generator"].manual_seed(_seed_of(self._seed, self._epoch(), self._share))
+        reader = _Reader(self._dataset, self._share, self._epoch())
+        items = iter(DataLoader(reader, batch_size=None, **self._reading))
+        while batch := list(islice(items, self._share.batch_size)):
+            yield default_collate(batch)
+
+
+class _Reader(IterableDataset):
+    """What one reading process reads."""
+
+    def __init__(self, stream: Stream, share: Share, epoch: int):
+        self.stream = stream
+        self.share = share
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        part = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        return iter(self.stream.read(self.epoch, self.share.positions(self.epoch, *part)))
+
+
+def _reading(num_workers: int) -> dict[str, Any]:
+    return {"num_workers": num_workers, "worker_init_fn": _worker, "generator": torch.Generator()}
+
+
+def _seed_of(seed: int, epoch: int, share: Share) -> int:
+    return int(np.random.SeedSequence((seed, epoch, share.rank)).generate_state(1)[0])
+
+
+def _worker(number: int) -> None:
+    """Let a reading process outlive the signals that end a run, since they are sent to all of its processes at once."""
+    del number
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))

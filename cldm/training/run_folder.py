@@ -1,0 +1,126 @@
+"""The folder of a run: whether it is free, where to go on in it, and what it is a run of."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only
+
+from cldm.training.settings import Settings
+from cldm.training.state import StateError, check_state
+from cldm.weights.saving import written_whole
+
+SETTINGS = "settings.yaml"
+CONTROL, STATE, WHOLE, BASE = "control", "state", "model", "base"
+"""First parts of the names of what is saved: the ControlNet, the training state, the whole model, the tuned base."""
+
+_ENDS = {STATE: ".pt"}
+_PRODUCTS = (SETTINGS, "image_log", "control_best.safetensors")
+
+
+def file_of(folder: Path, kind: str, step: int) -> Path:
+    """Where something is saved at a step."""
+    return folder / f"{kind}_{step:06}{_ENDS.get(kind, '.safetensors')}"
+
+
+def step_of(file: Path) -> int:
+    """The step that a file's name says, or -1."""
+    number = file.stem.rpartition("_")[2]
+    return int(number) if number.isdecimal() else -1
+
+
+def saved(folder: Path, kind: str) -> list[Path]:
+    """What is saved of one kind, the oldest first."""
+    files = folder.glob(f"{kind}_*{_ENDS.get(kind, '.safetensors')}")
+    return sorted((file for file in files if step_of(file) >= 0), key=step_of)
+
+
+def remove_old(folder: Path, kind: str, keep: int) -> None:
+    """Remove all but the newest `keep` of one kind; 0 keeps all."""
+    for file in saved(folder, kind)[:-keep] if keep else ():
+        file.unlink(missing_ok=True)
+
+
+def open_run(settings: Settings) -> Path | None:
+    """The state that a run goes on from, or None for its beginning; makes the folder.
+
+    To be called in every process of a run, before it writes anything.
+
+    Raises:
+        FileExistsError: If a run has used the folder and none is to be resumed, or one would be overwritten.
+        FileNotFoundError: If the named state is not there.
+        StateError: If the named state is damaged, or all are.
+    """
+    folder = Path(settings.output)
+    if settings.resume == "auto":
+        state = _newest_good(folder)
+    elif settings.resume:
+        state = Path(settings.resume).expanduser()
+        check_state(state)
+    else:
+        state = None
+    if rank_zero_only.rank == 0:  # the others may come when the first has begun to write
+        if settings.resume != "auto":
+            _check_free(folder, state)
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".*.unfinished"):  # by a process that was killed
+            left.unlink(missing_ok=True)
+    return state
+
+
+def _newest_good(folder: Path) -> Path | None:
+    states = saved(folder, STATE)
+    for state in reversed(states):
+        try:
+            check_state(state)
+        except StateError as error:
+            rank_zero_info(f"skipped: {error}")
+            continue
+        rank_zero_info(f"going on from {state}")
+        return state
+    if states:
+        raise StateError(
+            f"none of the {len(states)} states in {folder} can be used; start anew from the newest ControlNet there, "
+            "in another folder: control=FILE output=FOLDER"
+        )
+    rank_zero_info(f"no state in {folder} yet: training begins at its first step")
+    return None
+
+
+def _check_free(folder: Path, state: Path | None) -> None:
+    """Check that nothing of an earlier run would be overwritten, in the folder that a state is gone on from in."""
+    if state is not None and state.resolve().parent == folder.resolve():
+        later = [file for kind in (CONTROL, STATE) for file in saved(folder, kind) if step_of(file) > step_of(state)]
+        if later:
+            raise FileExistsError(
+                f"{folder} has later files than {state.name}, {later[-1].name} for instance, which going on would "
+                "overwrite; give another folder (output=FOLDER), or remove them first"
+            )
+        return
+    found = [folder / name for name in _PRODUCTS if (folder / name).exists()]
+    found += [file for kind in (CONTROL, STATE, WHOLE, BASE) for file in saved(folder, kind)]
+    if found:
+        raise FileExistsError(
+            f"{folder} has a run in it ({found[0].name}), which is not overwritten: go on with it (resume=auto), or "
+            "give another folder (output=FOLDER)"
+        )
+
+
+def write_settings(settings: Settings, step: int) -> None:
+    """Put settings beside a run; those of a resumed one under a name of their own, where they have changed.
+
+    Args:
+        settings: Of the run.
+        step: That it begins at.
+    """
+    folder, values = Path(settings.output), asdict(settings)
+    first = folder / SETTINGS
+    target = folder / f"settings_from_{step:06}.yaml" if first.exists() else first
+    if first.exists():
+        before = yaml.safe_load(first.read_text())
+        changed = [f"{n}={v} (was {before.get(n)})" for n, v in values.items() if n != "resume" and before.get(n) != v]
+        if not changed:
+            return
+        rank_zero_info(f"settings that differ from the run's first ones: {', '.join(changed)}")
+    with written_whole(target, replace=True) as unfinished:
+        unfinished.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
