@@ -170,6 +170,8 @@ class FrozenCLIPEmbedder(_TextEncoder):
     def encode_tokens(self, ids: Tensor, clip_skip: int) -> Tensor:
         text_model = self.transformer["text_model"]
         positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        if clip_skip == 1:  # not by way of hidden states, which transformers loses in a process that is spawned
+            return text_model(input_ids=ids, position_ids=positions).last_hidden_state
         output = text_model(input_ids=ids, position_ids=positions, output_hidden_states=True)
         return text_model.final_layer_norm(output.hidden_states[-clip_skip])
 
