@@ -33,6 +33,9 @@ def test_nothing_is_held_out_of_a_dataset_that_is_read_in_its_own_order():
         def __len__(self):
             return 1000
 
+        def __iter__(self):
+            return iter(range(1000))
+
     with pytest.warns(UserWarning, match=r"a dataset without places gives no way to hold anything out"):
         assert hold_out(Shards(), SETTINGS) == []
 
