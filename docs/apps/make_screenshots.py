@@ -71,6 +71,7 @@ def picture_of(page: Any, name: str) -> bytes:
     else:
         page.locator("tr.tr-body").first.click()
         page.locator("input[type=checkbox]:checked").wait_for()
+        page.get_by_test_id("image").locator("img").first.wait_for()
     options = page.get_by_text("Advanced options")
     options.click()
     fill_in(page, {"Seed": _SEED})
