@@ -88,13 +88,18 @@ class MapMaker:
         self._detector: Detector | None = None
 
     def missing(self) -> str:
-        """Which file the detector lacks and how to get it; empty if it can be built."""
+        """Which file the detector lacks and how to get it, Markdown; empty if it can be built."""
         if not self.demo.weights or self._detector is not None:
             return ""
+        wanted = DETECTOR_FILES[self.demo.weights]
         try:
-            find_checkpoint(DETECTOR_FILES[self.demo.weights].file, self._checkpoint)
-        except FileNotFoundError as error:
-            return str(error)
+            find_checkpoint(wanted.file, self._checkpoint)
+        except FileNotFoundError:
+            place = wanted.folder if self._checkpoint is None else self._checkpoint
+            return (
+                f"the detector's file `{wanted.file}` ({wanted.megabytes:g} MB) is not in `{place}`; run "
+                f"`python tool_download.py {self.demo.weights}`, or name it with `--detector`"
+            )
         return ""
 
     def make(self, picture: np.ndarray | Drawing, request: MapRequest) -> np.ndarray:

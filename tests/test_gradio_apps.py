@@ -74,6 +74,8 @@ def run_the_example(demo: Demo, running: Served, browser: Any) -> None:
         ).wait_for()
         if demo.canvas:
             page.wait_for_timeout(6000)  # until the canvas sends what it shows
+        else:
+            page.get_by_test_id("image").locator("img").first.wait_for()
         page.get_by_text("Advanced options").click()
         fill_in(page, {"number input for Steps": "3", "Seed": "1"})
         page.get_by_role("button", name="Run", exact=True).click()

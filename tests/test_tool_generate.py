@@ -96,7 +96,7 @@ def test_every_app_is_a_control():
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["in", "--control", "hed"], "hed: no checkpoint at .* Run `python tool_download.py hed`"),
+        (["in", "--control", "hed"], "hed: the detector's file .* run `python tool_download.py hed`"),
         (["in", "--control", "fog"], r"2 jobs of fog: control must be one of canny, .* or none, got 'fog'"),
         (["in"], "error: expected the name of a control for in"),
         (["in", "in", "--control", "canny"], "error: expected one image, folder or .jsonl of jobs, got 2: in, in"),

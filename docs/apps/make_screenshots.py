@@ -63,7 +63,7 @@ def main() -> None:
 
 def picture_of(page: Any, name: str) -> bytes:
     """A PNG of the page after a run."""
-    page.set_viewport_size({"width": 1200, "height": 800})
+    page.set_viewport_size({"width": 1280, "height": 800})
     page.get_by_role("button", name="Run", exact=True).wait_for()
     if name == _CANVAS:
         page.get_by_label("Prompt", exact=True).fill(EXAMPLE_PROMPT)
@@ -71,6 +71,7 @@ def picture_of(page: Any, name: str) -> bytes:
     else:
         page.locator("tr.tr-body").first.click()
         page.locator("input[type=checkbox]:checked").wait_for()
+        page.get_by_test_id("image").locator("img").first.wait_for()
     options = page.get_by_text("Advanced options")
     options.click()
     fill_in(page, {"Seed": _SEED})

@@ -39,7 +39,7 @@ def test_flags_reach_the_machine_and_the_server(demo, started, capsys):
 def test_a_detector_with_weights_has_a_flag_for_them(demo, started, capsys):
     main(replace(demo, weights="hed"), ["--detector", "hed.pth"])
     assert started["machine"].detector == "hed.pth"
-    assert "Control maps only, no pictures yet: no checkpoint at hed.pth" in capsys.readouterr().err
+    assert "Control maps only, no pictures yet: the detector's file ControlNetHED.pth" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(demo, ["--detector", "hed.pth"])
 
