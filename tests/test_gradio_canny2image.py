@@ -105,7 +105,8 @@ def test_a_broken_upload_is_a_message_and_the_app_goes_on(page, app, picture, no
 def test_a_run_that_is_cancelled_stops_and_the_next_one_works(page, app):
     page.set_input_files("input[type=file]", STAR)
     page.get_by_text("Advanced options").click()
-    fill_in(page, {"number input for Steps": "100", "number input for Images": "12"})
+    long = {"number input for Steps": "100", "number input for Images": "12", "number input for Resolution": "256"}
+    fill_in(page, long)  # so that it cannot end before it is cancelled
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_text(re.compile(r"Step \d+ of 100")).first.wait_for()
     page.get_by_alt_text("the picture as it forms").nth(11).wait_for()

@@ -191,7 +191,7 @@ def test_a_missing_model_is_a_notice_and_a_message_until_it_is_there(machine, pi
 
 
 def test_the_miniatures_notice_and_defaults(monkeypatch, tmp_path):
-    for name in ("cldm_mini.yaml", "sd_mini.safetensors", "control_mini_canny.safetensors"):
+    for name in ("cldm_mini.yaml", "sd_mini.safetensors", "control_mini.safetensors"):
         (tmp_path / name).touch()
     (tmp_path / "cldm_mini.yaml").write_text("model: {params: {image_size: 16}}")
     monkeypatch.setattr("cldm.runner.find_model", lambda *given: model_files.find_model(*given, folder=tmp_path))

@@ -16,7 +16,7 @@ from training.mini.loop import Plan, train
 from training.mini.maps import MAPS, shows
 from training.mini.unet import Course
 
-PLAN = Plan("control", steps=3500, learning_rate=7e-4, bfloat16=True)
+PLAN = Plan("control", steps=3500, learning_rate=1e-3, bfloat16=True)
 _BATCH = 32
 _CANNY_SHARE = 0.28  # of the maps; the other kinds share the rest evenly
 
