@@ -22,7 +22,7 @@ STEPS = 20
 SCALE = MINIATURE_SCALE
 _BATCH = 20
 _SEED = 3
-_SHOWN = 8  # samples in the picture
+_SHOWN = 5  # samples in the picture
 
 
 @dataclass(frozen=True)
