@@ -63,7 +63,9 @@ def build(runner: Runner) -> Any:
             show_progress_on=gallery,
             concurrency_limit=1,
         )
-        cancel.click(listeners.cancelled, outputs=status, cancels=[running], queue=False, api_visibility="private")
+        stopped = cancel.click(None, cancels=[running], queue=False, api_visibility="private")
+        # only then, or a last update of the run would take the place of what is said
+        stopped.then(listeners.cancelled, outputs=status, queue=False, api_visibility="private")
         saved.upload(
             listeners.restore,
             inputs_kwargs={"saved": saved},

@@ -231,7 +231,7 @@ def test_a_missing_detector_or_app_is_said_once(machine, folder, tmp_path):
     report = run_jobs(jobs, tmp_path / "out", runner_of, lambda job, what: over.append(None) if job is None else None)
     assert report.made == 1
     assert [problem.source for problem in report.problems] == ["1 job of fog", "2 jobs of hed"]
-    assert "Run `python tool_download.py hed`" in report.problems[1].reason
+    assert "run `python tool_download.py hed`" in report.problems[1].reason
     assert len(over) == 4
 
 
