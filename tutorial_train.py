@@ -8,14 +8,16 @@ Change a setting:      python tutorial_train.py batch_size=2 learning_rate=2e-6 
 from pathlib import Path
 
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader
 
 from cldm.cache.use import use_cache
 from cldm.data import Indexed
+from cldm.data.loading import ShardLoader, WatchedLoader
+from cldm.data.sharded import ShardedDataset
+from cldm.data.watch import explained
 from cldm.logger import ImageLogger
 from cldm.model import load_model
 from cldm.training import SaveControl, Settings, from_command_line, require
-from tutorial_dataset import MyDataset
+from tutorial_dataset import open_dataset
 
 settings = Settings(
     config="./models/cldm_v15.yaml",
@@ -44,17 +46,16 @@ def train(settings: Settings, attach: str = "tool_add_control.py ./models/v1-5-p
     model.prompt_dropout = settings.prompt_dropout
     model.seed = settings.seed
 
-    dataset = MyDataset(settings.dataset)
+    hint_channels = model.control_model.hint_channels
+    dataset = open_dataset(settings.dataset, settings.frame(), hint_channels, settings.shuffle())
     if settings.cache:  # both encoders run once, before training, and are not in memory then
         reading = (settings.device, settings.num_workers)
         dataset = use_cache(model, dataset, settings.cache, settings.config, weights, *reading)
-    data = DataLoader(
-        Indexed(dataset),  # each sample's noise follows from the seed, the epoch and its index
-        batch_size=settings.batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=settings.num_workers,
-    )
+    reading = {"num_workers": settings.num_workers, "timeout": settings.worker_timeout}
+    if isinstance(dataset, ShardedDataset):
+        data = ShardLoader(dataset, settings.batch_size, **reading)
+    else:  # each sample's noise follows from the seed, the epoch and its index
+        data = WatchedLoader(Indexed(dataset), batch_size=settings.batch_size, shuffle=True, drop_last=True, **reading)
     images = ImageLogger(
         batch_frequency=settings.logger_freq,
         log_images_kwargs={
@@ -74,7 +75,8 @@ def train(settings: Settings, attach: str = "tool_add_control.py ./models/v1-5-p
         enable_checkpointing=False,  # SaveControl's files are a quarter of a whole model's
         log_every_n_steps=settings.loss_freq,
     )
-    trainer.fit(model, data)
+    with explained(data.board):  # a worker that dies is reported wherever the training is by then
+        trainer.fit(model, data)
 
 
 if __name__ == "__main__":

@@ -8,21 +8,21 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
 from cldm.data.sharded import ShardedDataset
-from cldm.data.watch import Board, Watched, explained
+from cldm.data.watch import Board, Watched, explained, names_of
 
 
 class WatchedLoader(DataLoader):
     """A DataLoader of a dataset with a length; a worker that dies or hangs ends in an error that names the sample.
 
     Args:
-        dataset: Its method `name_of`, if there is one, says which sample an index is.
+        dataset: Its method `name_of`, or that of the dataset in it, says which sample an index is.
         num_workers: Processes that read; 0 reads in this one.
         timeout: Seconds to wait for a batch from them; 0 waits for ever.
         options: torch's other ones.
     """
 
     def __init__(self, dataset: Any, *, num_workers: int = 0, timeout: float = 0, **options: Any):
-        self.board = Board(num_workers, getattr(dataset, "name_of", "item {}".format))
+        self.board = Board(num_workers, names_of(dataset))
         watched = Watched(dataset, self.board) if num_workers else dataset
         super().__init__(watched, num_workers=num_workers, timeout=timeout if num_workers else 0, **options)
 
@@ -35,7 +35,7 @@ class WatchedLoader(DataLoader):
 class Start:
     """Where the reading of shards starts, and which share of it is a process's.
 
-    Process `rank` takes every `world_size`-th sample, so that all of them together have the same global batches whatever
+    Process `rank` takes every `world_size`-th sample. So all of them together have the same global batches whatever
     their number, and each has lanes of its own where that number divides the lanes'.
 
     Attributes:

@@ -17,7 +17,7 @@ from cldm.data.rows import Row, find_dataset, read_rows
 from cldm.data.shards import INDEX_FILE, Shards, as_sample, count_samples, find_shards, is_shards, write_index
 from cldm.weights.saving import written_whole
 
-RECIPE_FILE = "recipe.json"
+RECIPE_FILE = "shards_recipe.json"
 _RECIPE_VERSION = 1  # raise it when the same input gives other files than before
 
 
@@ -132,12 +132,15 @@ def _from(source: Sequence[Row] | Shards, start: int) -> Iterator[Sample]:
 
 
 def _write_shard(file: Path, samples: Iterator[Sample], first: int) -> None:
-    with written_whole(file) as unfinished, unfinished.open("wb") as stream:
-        writer = TarWriter(stream, user="", group="", mtime=0, encoder=False)  # the same bytes whenever it is made
+    same_bytes = {"user": "", "group": "", "mtime": 0}  # whenever and by whomever it is made
+    with (
+        written_whole(file) as unfinished,
+        unfinished.open("wb") as stream,
+        TarWriter(stream, encoder=False, **same_bytes) as writer,
+    ):
         for number, sample in enumerate(samples, start=first):
             with naming(sample):
                 writer.write({"__key__": _key(number, sample), **_members(sample)})
-        writer.close()
 
 
 def _key(number: int, sample: Sample) -> str:

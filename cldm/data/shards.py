@@ -83,11 +83,12 @@ class Shards:
 
     def name_of(self, index: int) -> str:
         """Which sample of which shard has this number in the whole dataset."""
+        number = index
         for url, count in zip(self.urls, self.counts, strict=True):
-            if index < count:
-                return place_name(url, index)
-            index -= count
-        return f"sample {index} after the last of {self.where}"
+            if number < count:
+                return place_name(url, number)
+            number -= count
+        return f"item {index}, after the last of {self.where}"
 
     def read(self, shard: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
         """Samples `start` to `stop` - 1 of a shard as webdataset gives them, with their numbers in it.

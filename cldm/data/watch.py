@@ -9,6 +9,8 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import active_children
+from traceback import clear_frames
 from typing import Any
 
 import torch
@@ -53,6 +55,11 @@ class Board:
                 return f"while it read {self.name_of(int(index))}" if busy else f"after {self.name_of(int(index))}"
         return "before it read its first sample"
 
+    def dead(self) -> list[int]:
+        """The process ids of workers that ended while they read a sample."""
+        alive = {process.pid for process in active_children()}
+        return [int(process) for process, _, _, busy in self._rows.tolist() if busy and process not in alive]
+
     def longest(self) -> str:
         """What the worker is at that has been so for longest; empty if none is at a sample."""
         busy = [(began, int(index)) for process, index, began, busy in self._rows.tolist() if process and busy]
@@ -60,6 +67,15 @@ class Board:
             return ""
         began, index = min(busy)
         return f"{self.name_of(index)}, for {time.monotonic() - began:.0f} seconds"
+
+
+def names_of(dataset: Any) -> Callable[[int], str]:
+    """The method `name_of` of a dataset, or of the one that it wraps as `dataset`; plain numbers if there is none."""
+    while dataset is not None:
+        if hasattr(dataset, "name_of"):
+            return dataset.name_of
+        dataset = getattr(dataset, "dataset", None)
+    return "item {}".format
 
 
 class Watched:
@@ -92,22 +108,33 @@ def explained(board: Board | None) -> Iterator[None]:
     not around the reading alone.
     """
     try:
-        yield
+        with _connected(board):
+            yield
     except RuntimeError as error:
         message = _explanation(str(error), board) if board and not isinstance(error, WorkerFailure) else ""
         if not message:
             raise
+        clear_frames(error.__traceback__)  # they keep torch's other workers, whose ends would be errors as well
         raise WorkerFailure(message) from error
+
+
+@contextmanager
+def _connected(board: Board | None) -> Iterator[None]:
+    """Explains the errors of reading from a worker that died with something half sent."""
+    try:
+        yield
+    except (OSError, EOFError) as error:
+        dead = board.dead() if board else []
+        if not dead:
+            raise
+        clear_frames(error.__traceback__)
+        raise WorkerFailure(_death("its connection broke", dead, board)) from error
 
 
 def _explanation(problem: str, board: Board) -> str:
     if dead := _DEAD.search(problem):
-        at = "; ".join(board.of_process(int(pid)) for pid in dead[1].split(","))
         how = " ".join(dead[2].split(".")[0].split())
-        return (
-            f"a worker that reads the dataset ended ({how}) {at}. If it was killed, memory ran out: train with fewer "
-            "num_workers, or smaller images. If it crashed, look at that sample: python tutorial_dataset.py checks all"
-        )
+        return _death(how, [int(pid) for pid in dead[1].split(",")], board)
     if late := _LATE.search(problem):
         at = board.longest() or "no sample: see whether the storage or network answers"
         return (
@@ -115,3 +142,11 @@ def _explanation(problem: str, board: Board) -> str:
             "that sample and its storage; where reading really takes so long, train with a higher worker_timeout"
         )
     return ""
+
+
+def _death(how: str, pids: list[int], board: Board) -> str:
+    at = "; ".join(board.of_process(pid) for pid in pids)
+    return (
+        f"a worker that reads the dataset ended ({how}) {at}. If it was killed, memory ran out: train with fewer "
+        "num_workers, or smaller images. If it crashed, look at that sample: python tutorial_dataset.py checks all"
+    )

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cldm.data import find_dataset
+from cldm.data.shards import find_shards, is_shards
 from cldm.training.settings import Settings
 
 WEIGHT_FORMATS = (".safetensors", ".ckpt", ".pth", ".pt")
@@ -79,7 +80,7 @@ def require(settings: Settings, attach: str) -> Path:
             f"    python {attach} {given}"
         )
     try:
-        find_dataset(settings.dataset)
+        (find_shards if is_shards(settings.dataset) else find_dataset)(settings.dataset)
     except FileNotFoundError as error:
         missing.append(str(error))
     if missing:
