@@ -77,10 +77,15 @@ def test_workers_of_shards_name_shard_and_sample(tmp_path, what, message):
 def test_a_death_that_is_told_elsewhere_is_explained_there():
     """Torch raises it wherever the program is when the worker dies, such as in the middle of a training step."""
     loader = WatchedLoader(Trap("killed"), num_workers=1, timeout=30, batch_size=1, prefetch_factor=4)
-    batches = iter(DataLoader(loader.dataset, num_workers=1, batch_size=1, prefetch_factor=4))  # not watched itself
-    next(batches)
+    unwatched = DataLoader(loader.dataset, num_workers=1, batch_size=1, prefetch_factor=4)
+
+    def training() -> None:
+        batches = iter(unwatched)
+        next(batches)
+        time.sleep(30)  # cut short by the error
+
     with pytest.raises(WorkerFailure, match="line 4"), explained(loader.board):
-        time.sleep(30)  # ended by the error
+        training()
 
 
 def test_other_errors_are_left_as_they_are():
