@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 _COLUMNS = 4  # process id, index, when it began (seconds, monotonic), whether it is still at it
+_PATIENCE = 20  # tenths of a second
 _DEAD = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", re.DOTALL)
 _LATE = re.compile(r"DataLoader timed out after ([\d.]+) seconds")
 
@@ -124,11 +125,20 @@ def _connected(board: Board | None) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError) as error:
-        dead = board.dead() if board else []
+        dead = _dead_soon(board) if board else []
         if not dead:
             raise
         clear_frames(error.__traceback__)
         raise WorkerFailure(_death("its connection broke", dead, board)) from error
+
+
+def _dead_soon(board: Board) -> list[int]:
+    """A worker's connections break a little before it has ended, and before torch says so by a signal."""
+    for _ in range(_PATIENCE):
+        time.sleep(0.1)
+        if dead := board.dead():
+            return dead
+    return []
 
 
 def _explanation(problem: str, board: Board) -> str:
