@@ -50,7 +50,8 @@ def test_every_kind_of_bad_row_is_listed_by_its_line(dataset):
         3: f"no image at {folder}/target/gone.png",
         4: f"cannot read {folder}/source/3.png as an image: Truncated File Read",
         5: "source is 64x64 and target 128x64; make them the same size",
-        6: "images are 72x64; resize or crop both sides to multiples of 64",
+        6: "images are 72x64; resize or crop both sides to multiples of 64, or train with a size, such as size=512 "
+        "framing=crop",
         7: report.bad[5].problem,
         8: f"the prompt is empty; no image at {folder}/source/gone.png",
     }
