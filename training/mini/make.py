@@ -33,28 +33,33 @@ def save(tensors: dict[str, Tensor], file: Path) -> None:
     print(f"{file}: {file.stat().st_size / 1e6:.1f} MB", flush=True)
 
 
-def kept_parts(base: Path) -> tuple[nn.Module, nn.Module]:
-    """Text model and autoencoder of a base that is there."""
+def kept_parts(base: Path) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Text model, autoencoder and U-Net of a base that is there."""
     weights = read_weights(base)
     model = create_model(CONFIG)
-    for name in ("cond_stage_model", "first_stage_model"):
-        prefix = f"{name}."
-        part = {n.removeprefix(prefix): t.float() for n, t in weights.items() if n.startswith(prefix)}
-        getattr(model, name).load_state_dict(part)
-    return model.cond_stage_model, model.first_stage_model
+    parts = (model.cond_stage_model, model.first_stage_model, model.model.diffusion_model)
+    for prefix, part in zip(("cond_stage_model.", "first_stage_model.", "model.diffusion_model."), parts, strict=True):
+        part.load_state_dict({n.removeprefix(prefix): t.float() for n, t in weights.items() if n.startswith(prefix)})
+    return parts
 
 
 def make(work: Path, output: Path, keep: Path | None = None) -> None:
-    """Train every part and write both checkpoints into `output`; with `keep`, all but two parts of that base."""
+    """Train every part and write both checkpoints into `output`; with `keep`, only what such a base has to learn more.
+
+    Args:
+        work: Folder of unfinished parts and logs.
+        output: Folder for the checkpoints.
+        keep: A base whose text model and autoencoder are kept, and whose U-Net is trained by the second plan alone.
+    """
     if keep is None:
-        text_model, first_stage = text.main(CONFIG, work), autoencoder.main(CONFIG, work)
+        text_model, first_stage, first = text.main(CONFIG, work), autoencoder.main(CONFIG, work), None
     else:
-        text_model, first_stage = kept_parts(keep)
+        text_model, first_stage, first = kept_parts(keep)
     encoded = latents.encode(first_stage, work)
     expected = OmegaConf.load(CONFIG).model.params.scale_factor
     if abs(expected / encoded.scale_factor - 1) > 0.01:
         raise ValueError(f"write scale_factor: {encoded.scale_factor} into {CONFIG}, which has {expected}")
-    base = unet.main(CONFIG, work, text_model, encoded)
+    base = unet.main(CONFIG, work, text_model, encoded, first)
     model = instantiate_from_config(OmegaConf.to_container(OmegaConf.load(CONFIG).model))
     parts = {
         "model.diffusion_model.": base,
@@ -72,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=ROOT / "training/mini/work", help="unfinished parts and logs")
     parser.add_argument("--output", type=Path, default=ROOT / "training/mini/work", help="folder for the checkpoints")
-    parser.add_argument("--keep", type=Path, metavar="BASE", help="take text model and autoencoder from this base")
+    parser.add_argument("--keep", type=Path, metavar="BASE", help="go on from this base: train its U-Net longer")
     given = parser.parse_args()
     make(given.work, given.output, given.keep)
 

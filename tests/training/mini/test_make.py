@@ -16,12 +16,14 @@ BASE = MODELS / "sd_mini.safetensors"
 
 
 def test_kept_parts_are_those_of_the_base():
-    text_model, autoencoder = kept_parts(BASE)
+    text_model, autoencoder, unet = kept_parts(BASE)
     model = load_model(MODELS / "cldm_mini.yaml", BASE, *MODELS.glob("control_mini*.safetensors"), device="cpu")
     prompts = ["light coral star with navy background", ""]
     assert torch.equal(text_model(prompts), model.cond_stage_model(prompts))
     z = torch.randn(1, 4, 8, 8)
     assert torch.equal(autoencoder.decode(z), model.first_stage_model.decode(z))
+    x, t, context = torch.randn(1, 4, 16, 16), torch.tensor([500]), model.get_learned_conditioning(prompts[:1])
+    assert torch.equal(unet(x, t, context), model.model.diffusion_model(x, t, context))
 
 
 def test_a_file_has_half_precision_and_the_prefix(tmp_path):
@@ -34,7 +36,7 @@ def test_a_file_has_half_precision_and_the_prefix(tmp_path):
 
 
 def test_latents_are_encoded_once_and_have_a_standard_deviation_of_1(tmp_path):
-    _, autoencoder = kept_parts(BASE)
+    _, autoencoder, _ = kept_parts(BASE)
     first = encode(autoencoder, tmp_path, count=32)
     assert first.z.shape == (32, 4, 16, 16)
     assert abs(first.z.std().item() - 1) < 1e-3
