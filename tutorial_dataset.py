@@ -31,7 +31,7 @@ class MyDataset(Dataset):
 
     Raises:
         FileNotFoundError: If there is no dataset, with the commands that make one.
-        ValueError: If a row is malformed.
+        DataError: If a row is malformed.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ def load_item(
 
     Raises:
         FileNotFoundError: If an image is missing.
-        ValueError: If an image cannot be used. Either names the sample.
+        DataError: If an image cannot be used. Either names the sample.
     """
     source, target = read_pair(sample, framing, hint_channels)
     jpg = target.astype(np.float32) / 127.5 - 1

@@ -1,5 +1,6 @@
 """Datasets: folders in Fill50K's format and shards of them, as items that ControlLDM trains on."""
 
+from cldm.data.errors import DataError
 from cldm.data.framing import SIZE_STEP, Framing, parse_size, size_problem
 from cldm.data.images import Member, check_image, read_hint, read_image
 from cldm.data.pairs import Indexed, Sample, check_pair, read_pair, unit_range
@@ -9,6 +10,7 @@ __all__ = [
     "PROMPTS_FILE",
     "SIZE_STEP",
     "BadRow",
+    "DataError",
     "Framing",
     "Indexed",
     "Member",

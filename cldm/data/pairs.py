@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from cldm.data.errors import DataError
 from cldm.data.framing import Framing
 from cldm.data.images import File, check_hint, check_image, is_array, read_hint, read_image
 
@@ -47,7 +48,7 @@ def read_pair(
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If one is unreadable, or their sizes or channels are not right. All of them name the sample.
+        DataError: If one is unreadable, or their sizes or channels are not right. All of them name the sample.
     """
     with naming(sample):
         parts, image = [read_hint(file) for file in sample.sources], read_image(sample.target)
@@ -113,7 +114,7 @@ def naming(sample: Sample) -> Iterator[None]:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{sample}: {error}") from error
     except ValueError as error:
-        raise ValueError(f"{sample}: {error}") from error
+        raise DataError(f"{sample}: {error}") from error
 
 
 def _repeats(files: Sequence[File], channels: Sequence[int], wanted: int | None) -> int:

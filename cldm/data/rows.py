@@ -11,6 +11,8 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from cldm.data.errors import DataError
+
 PROMPTS_FILE = "prompt.json"
 _KEYS = ("source", "target", "prompt")
 _SEARCHED = ("", "*/", "*/*/")  # the folder itself, one above it, a zip that brought a folder of its own
@@ -68,7 +70,7 @@ def find_dataset(path: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: If there is none, with the commands that make one.
-        ValueError: If there are several.
+        DataError: If there are several.
     """
     path = Path(path).expanduser()
     if path.is_file() and path.suffix != ".zip":
@@ -77,7 +79,7 @@ def find_dataset(path: str | Path) -> Path:
         found = sorted(path.glob(folders + PROMPTS_FILE))
         if len(found) > 1:
             names = ", ".join(str(file.parent) for file in found[:4])
-            raise ValueError(f"{path} holds {len(found)} datasets; give one of them: {names}")
+            raise DataError(f"{path} holds {len(found)} datasets; give one of them: {names}")
         if found:
             return found[0]
     raise FileNotFoundError(_how_to_get(path))
@@ -104,16 +106,16 @@ def read_rows(file: Path) -> list[Row]:
     """All rows of a `prompt.json`; empty lines are none.
 
     Raises:
-        ValueError: If a line is malformed, or there are no rows.
+        DataError: If a line is malformed, or there are no rows.
     """
     rows = []
     for row in try_rows(file):
         if isinstance(row, BadRow):
             check = f"python tutorial_dataset.py {quote(str(file.parent))}"
-            raise ValueError(f"{row}. For a list of all such rows: {check}")
+            raise DataError(f"{row}. For a list of all such rows: {check}")
         rows.append(row)
     if not rows:
-        raise ValueError(f"{file} has no rows; expected one JSON object a line, with {', '.join(_KEYS)}")
+        raise DataError(f"{file} has no rows; expected one JSON object a line, with {', '.join(_KEYS)}")
     return rows
 
 

@@ -18,7 +18,7 @@ class ShardedDataset:
 
     Each item has its `index`, which is its number in the whole dataset, whatever the order.
 
-    Attributes that a loader sets: `board`, where it is noted which sample is read.
+    Attributes that a reading process sets: `board`, where it is noted which sample is read.
 
     Args:
         where: See `cldm.data.shards.find_shards`.
@@ -27,7 +27,7 @@ class ShardedDataset:
 
     Raises:
         FileNotFoundError: If there are no such shards.
-        ValueError: If their index is malformed.
+        DataError: If their index is malformed.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ShardedDataset:
             positions: Ascending, from 0 to `len` - 1.
 
         Raises:
-            ValueError: If a shard or a sample cannot be used; names it.
+            DataError: If a shard or a sample cannot be used; names it.
         """
         order = Order(self.shards.counts, self.shuffle, epoch)
         positions = np.fromiter(positions, np.int64)

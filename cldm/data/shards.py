@@ -21,6 +21,7 @@ from webdataset.gopen import gopen
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
 
+from cldm.data.errors import DataError
 from cldm.data.images import Member
 
 INDEX_FILE = "index.json"
@@ -96,7 +97,7 @@ class Shards:
         Where a connection breaks, it is made anew and goes on with the next sample.
 
         Raises:
-            ValueError: If the shard is missing, damaged, or has another number of samples than its index says.
+            DataError: If the shard is missing, damaged, or has another number of samples than its index says.
         """
         stop = self.counts[shard] if stop is None else stop
         for attempt in range(_ATTEMPTS):
@@ -110,7 +111,7 @@ class Shards:
                 return
             except (OSError, EOFError, tarfile.TarError, ValueError) as error:
                 if not is_url(self.urls[shard]) or attempt == _ATTEMPTS - 1:
-                    raise ValueError(_broken(self.urls[shard], start, error)) from error
+                    raise DataError(_broken(self.urls[shard], start, error)) from error
                 time.sleep(_FIRST_WAIT * 2**attempt)
 
 
@@ -130,6 +131,17 @@ def is_url(where: str) -> bool:
     return re.match(r"\w{2,}:", where) is not None
 
 
+def last_name(where: str) -> str:
+    """The last part of a path, of one with braces, or of a URL, without what is not for all: folders, server, query."""
+    if is_url(where):
+        where = urlsplit(where).path
+    elif "{" not in where:
+        return Path(where).name
+    where = where.rstrip("/")
+    outside = [i for i, c in enumerate(where) if c == "/" and where.count("{", 0, i) == where.count("}", 0, i)]
+    return re.sub(r"[^{},]*/", "", where[outside[-1] + 1 :] if outside else where)
+
+
 def find_shards(where: str | Path) -> Shards:
     """The shards that a user means.
 
@@ -139,7 +151,7 @@ def find_shards(where: str | Path) -> Shards:
 
     Raises:
         FileNotFoundError: If there is no index, with the command that makes one.
-        ValueError: If the index is malformed or does not have the shards, or a URL is of another kind.
+        DataError: If the index is malformed or does not have the shards, or a URL is of another kind.
     """
     where = _checked(where)
     if _is_tar(where):
@@ -155,14 +167,14 @@ def _checked(where: str | Path) -> str:
     if not is_url(str(where)):
         return str(Path(where).expanduser())
     if urlsplit(str(where)).scheme not in _SCHEMES:
-        raise ValueError(f"expected a path, or a URL of {', '.join(_SCHEMES)}, got {where}")
+        raise DataError(f"expected a path, or a URL of {', '.join(_SCHEMES)}, got {where}")
     return str(where)
 
 
 def _chosen(where: str, urls: tuple[str, ...], listed: Mapping[str, int]) -> Shards:
     unknown = [url for url in urls if url not in listed]
     if unknown:
-        raise ValueError(
+        raise DataError(
             f"{len(unknown)} of the {len(urls)} shards of {where} are not in their index: {unknown[0]}, ..."
         )
     return Shards(where, urls, tuple(listed[url] for url in urls))
@@ -173,7 +185,7 @@ def read_index(url: str) -> dict[str, int]:
 
     Raises:
         FileNotFoundError: If it cannot be read, with the command that makes one.
-        ValueError: If it is malformed.
+        DataError: If it is malformed.
     """
     try:
         with gopen(url) as stream:
@@ -193,7 +205,7 @@ def read_index(url: str) -> dict[str, int]:
         if not listed or len(listed) != len(index["shards"]) or min(listed.values()) < 1:
             raise ValueError("expected shards of different names, each with at least one sample")
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{url} is no index of shards: {error!r}; expected what tool_make_shards.py writes") from error
+        raise DataError(f"{url} is no index of shards: {error!r}; expected what tool_make_shards.py writes") from error
     return listed
 
 
@@ -209,7 +221,7 @@ def count_samples(url: str) -> int:
     """How many samples a shard has, by reading it; only the names where it is a file.
 
     Raises:
-        ValueError: If it is missing or damaged.
+        DataError: If it is missing or damaged.
     """
     try:
         if is_url(url):
@@ -217,7 +229,7 @@ def count_samples(url: str) -> int:
         with tarfile.open(url) as archive:
             names = [member.name for member in archive if member.isreg()]
     except (OSError, EOFError, tarfile.TarError, ValueError) as error:
-        raise ValueError(_broken(url, 0, error)) from error
+        raise DataError(_broken(url, 0, error)) from error
     return sum(1 for key, _ in groupby(base_plus_ext(name)[0] for name in names) if key)
 
 
@@ -225,7 +237,7 @@ def as_sample(shard: str, number: int, raw: Mapping[str, Any]) -> ShardSample:
     """A sample of the members that `Shards.read` gives.
 
     Raises:
-        ValueError: If a member is missing; names the sample.
+        DataError: If a member is missing; names the sample.
     """
     key, where = raw["__key__"], place_name(shard, number, raw["__key__"])
     members = {name: Member(f"{key}.{name}", content) for name, content in raw.items() if not name.startswith("__")}
@@ -233,13 +245,13 @@ def as_sample(shard: str, number: int, raw: Mapping[str, Any]) -> ShardSample:
     sources = sorted((int(match[1] or 0), name) for name in members if (match := _SOURCE.fullmatch(name)))
     for what, found in (("target.png", targets), ("source.png", sources), ("txt", "txt" in members)):
         if not found:
-            raise ValueError(f"{where}: no member {key}.{what} (or another ending), got {', '.join(sorted(members))}")
+            raise DataError(f"{where}: no member {key}.{what} (or another ending), got {', '.join(sorted(members))}")
     if [place for place, _ in sources] != list(range(len(sources))) or len(targets) > 1:
-        raise ValueError(f"{where}: expected one target, and sources numbered from 0, got {', '.join(sorted(members))}")
+        raise DataError(f"{where}: expected one target, and sources numbered from 0, got {', '.join(sorted(members))}")
     try:
         prompt = members["txt"].content.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: the prompt is not UTF-8: {error}") from error
+        raise DataError(f"{where}: the prompt is not UTF-8: {error}") from error
     return ShardSample(shard, number, key, tuple(members[name] for _, name in sources), members[targets[0]], prompt)
 
 

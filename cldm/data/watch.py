@@ -7,14 +7,17 @@ memory which sample it begins, so that the error can name it.
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import active_children
 from traceback import clear_frames
 from typing import Any
 
 import torch
-from torch.utils.data import get_worker_info
+from torch.utils.data import Subset, get_worker_info
+
+from cldm.data.errors import DataError
 
 _COLUMNS = 4  # process id, index, when it began (seconds, monotonic), whether it is still at it
 _PATIENCE = 20  # tenths of a second
@@ -61,6 +64,14 @@ class Board:
         alive = {process.pid for process in active_children()}
         return [int(process) for process, _, _, busy in self._rows.tolist() if busy and process not in alive]
 
+    def end_left(self) -> None:
+        """End the workers that still are; one that hangs would keep the program from ending."""
+        own = {int(process) for process, *_ in self._rows.tolist()}
+        for process in active_children():
+            if process.pid in own:
+                process.kill()
+                process.join()
+
     def longest(self) -> str:
         """What the worker is at that has been so for longest; empty if none is at a sample."""
         busy = [(began, int(index)) for process, index, began, busy in self._rows.tolist() if process and busy]
@@ -72,11 +83,17 @@ class Board:
 
 def names_of(dataset: Any) -> Callable[[int], str]:
     """The method `name_of` of a dataset, or of the one that it wraps as `dataset`; plain numbers if there is none."""
-    while dataset is not None:
-        if hasattr(dataset, "name_of"):
-            return dataset.name_of
-        dataset = getattr(dataset, "dataset", None)
+    if hasattr(dataset, "name_of"):
+        return dataset.name_of
+    if isinstance(dataset, Subset):
+        return partial(_name_in_subset, names_of(dataset.dataset), dataset.indices)
+    if hasattr(dataset, "dataset"):
+        return names_of(dataset.dataset)
     return "item {}".format
+
+
+def _name_in_subset(name_of: Callable[[int], str], indices: Sequence[int], index: int) -> str:
+    return name_of(indices[index])
 
 
 class Watched:
@@ -102,46 +119,54 @@ class Watched:
 
 
 @contextmanager
-def explained(board: Board | None) -> Iterator[None]:
+def explained(board: Board) -> Iterator[None]:
     """Turns torch's errors of dead and late workers into a `WorkerFailure` that names the sample.
 
     torch raises that of a dead worker wherever the program is at that moment, so this belongs around all of a training,
-    not around the reading alone.
+    not around the reading alone. What a worker says of the data itself, a `DataError` or a `FileNotFoundError`, keeps
+    its class, and loses the worker's traceback.
+
+    Args:
+        board: On which the workers write.
     """
     try:
-        with _connected(board):
-            yield
-    except RuntimeError as error:
-        message = _explanation(str(error), board) if board and not isinstance(error, WorkerFailure) else ""
-        if not message:
+        yield
+    except (DataError, FileNotFoundError, RuntimeError, OSError, EOFError) as error:
+        told, failure = _told_by_worker(error), _explanation(error, board)
+        if not told and not failure:
             raise
         clear_frames(error.__traceback__)  # they keep torch's other workers, whose ends would be errors as well
-        raise WorkerFailure(message) from error
+        board.end_left()
+        raise (type(error)(told) if told else WorkerFailure(failure)) from error
 
 
-@contextmanager
-def _connected(board: Board | None) -> Iterator[None]:
-    """Explains the errors of reading from a worker that died with something half sent."""
-    try:
-        yield
-    except (OSError, EOFError) as error:
-        dead = _dead_soon(board) if board else []
-        if not dead:
-            raise
-        clear_frames(error.__traceback__)
-        raise WorkerFailure(_death("its connection broke", dead, board)) from error
+def _told_by_worker(error: Exception) -> str:
+    """The message of an error of the data that a worker sent with its traceback; empty for others."""
+    by_worker = str(error).startswith(f"Caught {type(error).__name__} in DataLoader worker")
+    if not by_worker or not isinstance(error, DataError | FileNotFoundError):
+        return ""
+    last = re.split(rf"^(?:\w+\.)*{type(error).__name__}: ", str(error), flags=re.MULTILINE)[-1]
+    return last.strip()
 
 
 def _dead_soon(board: Board) -> list[int]:
     """A worker's connections break a little before it has ended, and before torch says so by a signal."""
     for _ in range(_PATIENCE):
-        time.sleep(0.1)
-        if dead := board.dead():
+        dead = board.dead()
+        if dead or not board.longest():
             return dead
+        time.sleep(0.1)
     return []
 
 
-def _explanation(problem: str, board: Board) -> str:
+def _explanation(error: Exception, board: Board) -> str:
+    """What the matter with a worker is; empty if it is none of theirs."""
+    if isinstance(error, DataError | WorkerFailure) or _told_by_worker(error):
+        return ""
+    if not isinstance(error, RuntimeError):  # of reading from one that died with something half sent
+        pids = _dead_soon(board)
+        return _death("its connection broke", pids, board) if pids else ""
+    problem = str(error)
     if dead := _DEAD.search(problem):
         how = " ".join(dead[2].split(".")[0].split())
         return _death(how, [int(pid) for pid in dead[1].split(",")], board)

@@ -204,6 +204,8 @@ class Settings:
         self.shuffle()
         if self.worker_timeout < 0:
             raise ValueError(f"worker_timeout must be 0 or more seconds, got {self.worker_timeout}")
+        if is_shards(self.validation):
+            raise ValueError(f"validation must be a folder with prompt.json, not shards, got {self.validation}")
         if self.cache and is_shards(self.dataset):
             raise ValueError("cache needs a dataset in a folder with prompt.json, not shards; train with cache=false")
 

@@ -13,7 +13,7 @@ import pytest
 import sharded
 from cldm.data import shards as module
 from cldm.data.make_shards import make_shards
-from cldm.data.shards import as_sample, count_samples, find_shards, is_shards
+from cldm.data.shards import as_sample, count_samples, find_shards, is_shards, last_name
 from local_hub import local_hub
 
 
@@ -84,7 +84,7 @@ def test_a_broken_connection_goes_on_where_it_was(tmp_path, monkeypatch):
 def test_a_server_that_stays_broken_is_an_error_that_names_the_shard(made):
     with local_hub(files=on_hub(made)) as hub:
         shards = find_shards(f"{hub.url}/me/data/resolve/main")
-        hub.cut_after = 3000
+        hub.cut_after = 1000  # in the first member of a shard
         with pytest.raises(ValueError, match=r"cannot read http\S+shard-00001.tar, sample 0.*get it anew"):
             list(shards.read(1))
         del hub.files["me/data/shard-00002.tar"]
@@ -197,3 +197,20 @@ def test_samples_are_counted(folder):
     assert count_samples(str(folder / "empty.tar")) == 0
     with pytest.raises(ValueError, match=r"cannot read .*missing.tar"):
         count_samples(str(folder / "missing.tar"))
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        ("/home/me/fill50k/", "fill50k"),
+        ("data/shard-{00000..00799}.tar", "shard-{00000..00799}.tar"),
+        ("/home/me/{a,b}/shard-{0..9}.tar", "shard-{0..9}.tar"),
+        ("/home/me/{old/shard-0,new/{1,2}}.tar", "{shard-0,{1,2}}.tar"),
+        ("https://me:word@example.org/mine/shard-{0..9}.tar?Signature=a/b#c", "shard-{0..9}.tar"),
+        ("https://example.org/mine/photos/", "photos"),
+        ("https://me:word@example.org", ""),
+        ("held_out", "held_out"),
+    ],
+)
+def test_a_last_name_tells_neither_folders_nor_servers_nor_secrets(where, name):
+    assert last_name(where) == name
