@@ -13,6 +13,7 @@ from torch.utils.data import Subset
 
 from cldm.cache.use import use_cache
 from cldm.data import Indexed
+from cldm.data.watch import explained
 from cldm.logger import ImageLogger
 from cldm.training import (
     PLAIN_ERRORS,
@@ -28,9 +29,10 @@ from cldm.training import (
     require,
 )
 from cldm.training.learning import learning_callbacks, set_objective
+from cldm.training.loading import Stream
 from cldm.training.pairs import encode_pairs, hold_out, without
 from cldm.training.settings import HELD_OUT
-from tutorial_dataset import MyDataset
+from tutorial_dataset import MyDataset, open_dataset
 
 settings = Settings(
     config="./models/cldm_v15.yaml",
@@ -71,19 +73,23 @@ def train(
     model.only_mid_control = settings.only_mid_control
     set_objective(model, settings)
 
-    dataset = MyDataset(settings.dataset)
+    taken = (settings.frame(), model.control_model.hint_channels)
+    dataset = open_dataset(settings.dataset, *taken, settings.shuffle())
     held_out = hold_out(dataset, settings)  # what the run is judged by is not trained on
-    judged = Subset(dataset, held_out) if settings.validation == HELD_OUT else MyDataset(settings.validation)
+    judged = Subset(dataset, held_out) if settings.validation == HELD_OUT else MyDataset(settings.validation, *taken)
     learning = learning_callbacks(encode_pairs(model, judged, settings), settings)
     if settings.cache:  # both encoders run once, before training, and are not in memory then
         reading = (settings.device, settings.num_workers)
         dataset = use_cache(model, dataset, settings.cache, settings.config, start.model, *reading)
     economise(model, settings)  # optimizer, checkpointing, precision of what is locked
+    if not isinstance(dataset, Stream):  # each sample's noise follows from the seed, the epoch and its index
+        dataset = without(Indexed(dataset), held_out)
     data = TrainingData(
-        without(Indexed(dataset), held_out),  # each sample's noise follows from the seed, the epoch and its index
+        dataset,
         batch_size=settings.batch_size,
         seed=settings.seed,
         num_workers=settings.num_workers,
+        timeout=settings.worker_timeout,
     )
     images = ImageLogger(
         batch_frequency=settings.logger_freq,
@@ -109,7 +115,8 @@ def train(
         use_distributed_sampler=False,  # TrainingData gives each process its share
         log_every_n_steps=settings.loss_freq,
     )
-    trainer.fit(model, data, ckpt_path=state)
+    with explained(data.board):  # a reader that dies is reported wherever the training is by then
+        trainer.fit(model, data, ckpt_path=state)
     stopping.exit_if_stopped(trainer)
 
 

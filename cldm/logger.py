@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -33,6 +34,8 @@ def grid(images: Tensor | Sequence[str], like: Tensor) -> np.ndarray:
     """Images (n, c, h, w) in [-1, 1], or texts drawn at the size of `like`, side by side; uint8 RGB (h, w, 3)."""
     if not isinstance(images, Tensor):
         images = torch.stack([text_image(text, like.shape[3], like.shape[2]) for text in images])
+    if images.shape[1] not in (1, 3):  # control maps of other channels: these side by side
+        images = rearrange(images, "n c h w -> n 1 h (c w)")
     joined = make_grid(images.detach().float().cpu().clamp(-1, 1), nrow=_PER_ROW, pad_value=1)
     return ((joined + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
 

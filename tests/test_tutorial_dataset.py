@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from cldm.data import Framing
+from cldm.data.make_shards import make_shards
 from cldm.fill50k import make_fill50k
-from tutorial_dataset import MyDataset, main
+from tutorial_dataset import MyDataset, main, open_dataset
 
 ROOT = Path(__file__).parents[1]
 
@@ -145,3 +147,50 @@ def test_script_without_a_dataset_is_one_message(tmp_path):
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: no dataset at training/fill50k: expected")
     assert "    python tool_make_fill50k.py --output training/fill50k\n" in ended.stderr
+
+
+def test_items_of_shards_are_those_of_the_folder(folder, tmp_path):
+    shards = make_shards(folder, tmp_path / "shards", 4, seed=None).parent
+    rows, read = MyDataset(folder), open_dataset(shards)
+    assert len(read) == len(rows) == 6
+    for item in read.read(0, range(6)):
+        expected = rows[item["index"]]
+        assert np.array_equal(item["jpg"], expected["jpg"])
+        assert np.array_equal(item["hint"], expected["hint"])
+        assert item["txt"] == expected["txt"]
+    assert isinstance(open_dataset(folder), MyDataset)
+
+
+def test_items_have_the_size_and_the_channels_that_are_asked_for(folder):
+    Image.new("L", (300, 200), 255).save(folder / "source/0.png")
+    Image.new("RGB", (300, 200), "white").save(folder / "target/0.png")
+    item = MyDataset(folder, Framing((128, 64), "pad"), hint_channels=1)[0]
+    assert item["jpg"].shape == (64, 128, 3)
+    assert item["hint"].shape == (64, 128, 1)
+    assert item["hint"][:, 64].tolist() == [[1]] * 64
+    assert item["hint"][:, 0].tolist() == [[0]] * 64
+    assert item["jpg"][:, 0].tolist() == [[-1, -1, -1]] * 64
+
+
+def test_check_of_shards(folder, tmp_path, monkeypatch, capsys):
+    shards = make_shards(folder, tmp_path / "shards", 4).parent
+    assert run(monkeypatch, shards) == 0
+    printed = capsys.readouterr().out
+    assert f"{shards}: 6 samples, 0 of them bad" in printed
+    assert "sizes: 6 of 64x64" in printed
+    assert "hint: (64, 64, 3) float32, 0.00 to 1.00" in printed
+    assert Image.open(shards / "contact_sheet.png").format == "PNG"
+    (shards / "shard-00001.tar").unlink()
+    assert run(monkeypatch, f"{shards}/shard-{{00000..00001}}.tar") == 1
+    assert f"cannot read {shards}/shard-00001.tar, sample 0" in capsys.readouterr().out
+
+
+def test_check_as_it_will_be_trained(folder, monkeypatch, capsys):
+    assert run(monkeypatch, folder, "--size", "128x64", "--framing", "crop") == 0
+    assert "jpg: (64, 128, 3)" in capsys.readouterr().out
+    assert run(monkeypatch, folder, "--size", "128x64") == 1
+    assert "line 1: images are 64x64, and resizing them to 128x64 would distort" in capsys.readouterr().out
+    assert run(monkeypatch, folder, "--hint-channels", "4") == 1
+    assert "the model takes 4 hint channels, got 3" in capsys.readouterr().out
+    problem = "error: size must have sides that are multiples of 64 up to 8192, got 100x100"
+    assert run(monkeypatch, folder, "--size", "100") == problem

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cldm.cldm import ControlLDM
-from cldm.data import Row
+from cldm.data import Framing, Row
 
 FORMAT = 1  # of the files; to be raised with any change of what is in them
 _PROBES = 4  # items whose pixels are part of the key
@@ -83,7 +83,14 @@ def dependencies(model: ControlLDM, config: Mapping[str, Any], dataset: Any) -> 
         "samples": len(dataset),
         "rows": rows_hash(dataset.rows),
         "items": items_hash(dataset, model.first_stage_key),
+        **_framing(dataset),
     }
+
+
+def _framing(dataset: Any) -> dict[str, str]:
+    """How images are brought to a size; nothing where they are taken as they are."""
+    framing = getattr(dataset, "framing", Framing())
+    return {} if framing == Framing() else {"framing": str(framing)}
 
 
 def key_of(depends_on: Mapping[str, Any]) -> str:

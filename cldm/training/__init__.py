@@ -1,5 +1,7 @@
 """What `tutorial_train.py` needs besides Lightning."""
 
+from cldm.data import DataError
+from cldm.data.watch import WorkerFailure
 from cldm.training.command_line import changed, from_command_line, require
 from cldm.training.cost import economise
 from cldm.training.first_step import FirstStep
@@ -11,7 +13,7 @@ from cldm.training.settings import Settings
 from cldm.training.state import StateError
 from cldm.training.stopping import StopOnSignal
 
-PLAIN_ERRORS = (FileExistsError, FileNotFoundError, FloatingPointError, StateError)
+PLAIN_ERRORS = (FileExistsError, FileNotFoundError, FloatingPointError, DataError, WorkerFailure, StateError)
 """Errors whose messages say all; a script shows them without a traceback."""
 
 __all__ = [

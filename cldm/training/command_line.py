@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cldm.data import find_dataset
+from cldm.data.shards import find_shards, is_shards
 from cldm.training.settings import Settings
 from cldm.training.starting import Start
 
@@ -86,7 +87,7 @@ def require(settings: Settings, attach: str) -> Start:
     if settings.control and control is None:
         missing.append(f"control {settings.control}: name a ControlNet's file, or the folder of a diffusers model")
     try:
-        find_dataset(settings.dataset)
+        (find_shards if is_shards(settings.dataset) else find_dataset)(settings.dataset)
     except FileNotFoundError as error:
         missing.append(str(error))
     if missing:

@@ -3,7 +3,7 @@
 import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
+from cldm.data.watch import Board, Watched, names_of
 from cldm.training.order import Place, Share, epoch_order
 
 _GRACE = 60  # seconds that a reading process goes on after SIGTERM, so that the training process can save first
@@ -22,7 +23,8 @@ class Stream(Protocol):
     """A dataset that is read in an order of its own, such as shards larger than a disk.
 
     Its order follows from its seed and the epoch alone. Processes, their readers and a resumed run each ask for the
-    positions in this order that they need, in ascending order; others are skipped as cheaply as can be.
+    positions in this order that they need, in ascending order; others are skipped as cheaply as can be. Where it has an
+    attribute `board`, its reading processes set a `cldm.data.watch.Board`, for it to write which sample it begins.
     """
 
     def __len__(self) -> int:
@@ -42,14 +44,20 @@ class TrainingData(pl.LightningDataModule):
         batch_size: Samples a step in each process.
         seed: Of the order.
         num_workers: Reading processes of each training process; 0 reads in the training process itself.
+        timeout: Seconds to wait for them; 0 waits for ever.
+
+    Attributes:
+        board: What the reading processes are at, for `cldm.data.watch.explained`; by the dataset's method `name_of`.
     """
 
-    def __init__(self, dataset: Any, batch_size: int, seed: int = 0, num_workers: int = 0):
+    def __init__(self, dataset: Any, batch_size: int, seed: int = 0, num_workers: int = 0, timeout: float = 0):
         super().__init__()
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
         self.num_workers = num_workers
+        self.timeout = timeout
+        self.board = Board(num_workers, names_of(dataset))
         self.start = Place()
 
     @property
@@ -61,7 +69,8 @@ class TrainingData(pl.LightningDataModule):
     def train_dataloader(self) -> Iterable[dict[str, Any]]:
         trainer = self.trainer
         loader = _StreamLoader if isinstance(self.dataset, Stream) else _OrderedLoader
-        return loader(self.dataset, self.share, lambda: trainer.current_epoch, self.seed, self.num_workers)
+        reading = _Reading(self.num_workers, self.timeout, self.board)
+        return loader(self.dataset, self.share, lambda: trainer.current_epoch, self.seed, reading)
 
     def state_dict(self) -> dict[str, int]:
         """Where the next batch begins."""
@@ -73,6 +82,21 @@ class TrainingData(pl.LightningDataModule):
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")  # it is, in a way of its own
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """Who reads: processes, how long they are waited for, and where they say what they are at."""
+
+    num_workers: int
+    timeout: float
+    board: Board
+
+    def options(self) -> dict[str, Any]:
+        """Of torch's DataLoader."""
+        own = torch.Generator()  # the training process's is left as it is
+        timeout = self.timeout if self.num_workers else 0
+        return {"num_workers": self.num_workers, "timeout": timeout, "worker_init_fn": _worker, "generator": own}
+
+
 class _OrderedLoader(DataLoader):
     """Batches of a dataset with places, in the order of `epoch_order`.
 
@@ -80,9 +104,10 @@ class _OrderedLoader(DataLoader):
     (seed, epoch, process), and the training process's are left as they are.
     """
 
-    def __init__(self, dataset: Any, share: Share, epoch: Callable[[], int], seed: int, num_workers: int):
+    def __init__(self, dataset: Any, share: Share, epoch: Callable[[], int], seed: int, reading: _Reading):
         self._share, self._epoch, self._seed = share, epoch, seed
-        super().__init__(dataset, batch_sampler=_Batches(self._batches), **_reading(num_workers))
+        watched = Watched(dataset, reading.board) if reading.num_workers else dataset
+        super().__init__(watched, batch_sampler=_Batches(self._batches), **reading.options())
 
     def __len__(self) -> int:
         return len(self._share)
@@ -112,19 +137,20 @@ class _StreamLoader:
     So each reader can have parts of the stream to itself, whichever batch their samples are for.
     """
 
-    def __init__(self, dataset: Stream, share: Share, epoch: Callable[[], int], seed: int, num_workers: int):
+    def __init__(self, dataset: Stream, share: Share, epoch: Callable[[], int], seed: int, reading: _Reading):
         self._dataset, self._share, self._epoch, self._seed = dataset, share, epoch, seed
-        self._reading = _reading(num_workers)
-        if num_workers:
-            self._reading["prefetch_factor"] = max(2, -(-2 * share.batch_size // num_workers))  # two batches in all
+        self._board = reading.board
+        self._options = reading.options()
+        if workers := reading.num_workers:
+            self._options["prefetch_factor"] = max(2, -(-2 * share.batch_size // workers))  # two batches in all
 
     def __len__(self) -> int:
         return len(self._share)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        self._reading["generator"].manual_seed(_seed_of(self._seed, self._epoch(), self._share))
-        reader = _Reader(self._dataset, self._share, self._epoch())
-        items = iter(DataLoader(reader, batch_size=None, **self._reading))
+        self._options["generator"].manual_seed(_seed_of(self._seed, self._epoch(), self._share))
+        reader = _Reader(self._dataset, self._share, self._epoch(), self._board)
+        items = iter(DataLoader(reader, batch_size=None, **self._options))
         while batch := list(islice(items, self._share.batch_size)):
             yield default_collate(batch)
 
@@ -132,19 +158,18 @@ class _StreamLoader:
 class _Reader(IterableDataset):
     """What one reading process reads."""
 
-    def __init__(self, stream: Stream, share: Share, epoch: int):
+    def __init__(self, stream: Stream, share: Share, epoch: int, board: Board):
         self.stream = stream
         self.share = share
         self.epoch = epoch
+        self.board = board
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         part = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        if worker is not None and hasattr(self.stream, "board"):  # of this process's copy
+            self.stream.board = self.board
         return iter(self.stream.read(self.epoch, self.share.positions(self.epoch, *part)))
-
-
-def _reading(num_workers: int) -> dict[str, Any]:
-    return {"num_workers": num_workers, "worker_init_fn": _worker, "generator": torch.Generator()}
 
 
 def _seed_of(seed: int, epoch: int, share: Share) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from cldm.data import DataError
 from ldm.models.diffusion.draws import Purpose
 
 
@@ -37,7 +38,7 @@ class Share:
         start: Where the run begins; other epochs are seen from their first sample on.
 
     Raises:
-        ValueError: If the dataset is smaller than one step of all processes.
+        DataError: If the dataset is smaller than one step of all processes.
     """
 
     count: int
@@ -48,7 +49,7 @@ class Share:
 
     def __post_init__(self):
         if self.count < self.step:
-            raise ValueError(
+            raise DataError(
                 f"one step takes {self.step} samples (batch_size={self.batch_size}, {self.world} processes), but the "
                 f"dataset has {self.count}: lower batch_size, or add data"
             )

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cldm.cldm import ControlLDM
+from cldm.data.shards import last_name
 from cldm.model import read_config
 from cldm.training.settings import Settings
 from cldm.training.starting import Start
@@ -19,7 +19,7 @@ from cldm.weights.layouts import CONTROL, UNET
 _OF_THE_PLACE = ("output", "resume")
 """Settings that say where a run is, not what it is: a file's bytes do not depend on them."""
 
-_PATHS = ("config", "resume_path", "base", "control", "dataset", "cache")
+_PATHS = ("config", "resume_path", "base", "control", "dataset", "cache", "validation")
 """Of these, the last name alone is told: a published file need not show its author's folders."""
 
 
@@ -65,7 +65,7 @@ def description(settings: Settings, base: str, step: int, epoch: int, **more: An
         more: Further figures.
     """
     values = {name: value for name, value in asdict(settings).items() if name not in _OF_THE_PLACE}
-    values |= {name: Path(values[name]).name for name in _PATHS if isinstance(values[name], str)}
+    values |= {name: last_name(values[name]) for name in _PATHS if isinstance(values[name], str)}
     return {
         "step": str(step),
         "epoch": str(epoch),

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from cldm.data import Framing, parse_size
+from cldm.data.order import Shuffle
+from cldm.data.shards import is_shards
 from cldm.optimization import Optimization, refuse_in_backward
 from ldm.models.diffusion.prediction import PARAMETERIZATIONS
 
@@ -20,7 +23,8 @@ class Settings:
     Attributes:
         config: The yaml of the model.
         resume_path: Weights to start from, as `tool_add_control.py` writes them; the file's other formats do as well.
-        dataset: Folder with `prompt.json`, such as Fill50K.
+        dataset: Folder with `prompt.json`, such as Fill50K, or shards: a folder or URL with their `index.json`, or
+            their names, as data/shard-{00000..00099}.tar.
         batch_size: Samples a step.
         learning_rate: Of AdamW; customary with `sd_locked=False` is 2e-6.
         logger_freq: Steps from one image log to the next.
@@ -38,6 +42,15 @@ class Settings:
         device: auto, cpu, cuda or mps.
         precision: Lightning's name, 32-true, bf16-mixed or 16-mixed for instance.
         num_workers: Processes that read the dataset; 0 reads in the training process.
+        size: Of the images that are trained on: 512 is 512x512, and 512x768 is WIDTHxHEIGHT; 0 takes them as they are.
+        framing: How images of other sizes come into it, the target as the source: resize refuses those of another
+            aspect, crop cuts off what stands out of the middle, pad makes the rest black. See `cldm.data.framing`.
+        hint_resampling: smooth, or nearest for control maps whose colours are labels.
+        worker_timeout: Seconds that training waits for a batch from `num_workers` before it ends with an error that
+            names the sample; 0 waits for ever.
+        shard_lanes: Shards that are read at the same time, by all processes and workers together. Where processes x
+            `num_workers` divides it, each shard is read once an epoch. See `cldm.data.order`.
+        shuffle_buffer: Samples of shards that are kept in memory to be mixed, by all processes and workers together.
         seed: Of the data's order, and with epoch and place in the dataset, of each sample's noise, time step,
             posterior sample and prompt dropout.
         image_steps: DDIM steps of the samples in the image log and in validations.
@@ -109,6 +122,12 @@ class Settings:
     device: str = "auto"
     precision: str = "32-true"
     num_workers: int = 0
+    size: int | str = 0
+    framing: str = "resize"
+    hint_resampling: str = "smooth"
+    worker_timeout: int = 600
+    shard_lanes: int = 8
+    shuffle_buffer: int = 1000
     seed: int = 0
     image_steps: int = 50
     image_scale: float = 9.0
@@ -167,9 +186,28 @@ class Settings:
             raise ValueError(f"seed must be from 0 to {_SEEDS - 1}, got {self.seed}")
         if self.num_workers < 0:
             raise ValueError(f"num_workers must be 0 or more, got {self.num_workers}")
+        self._check_data()
         self._check_learning()
         self._check_saving()
         self._check_cost()
+
+    def frame(self) -> Framing:
+        """How images come into the size that is trained."""
+        return Framing(parse_size(self.size), self.framing, self.hint_resampling)
+
+    def shuffle(self) -> Shuffle:
+        """How samples of shards are mixed."""
+        return Shuffle(self.seed, self.shard_lanes, self.shuffle_buffer)
+
+    def _check_data(self) -> None:
+        self.frame()
+        self.shuffle()
+        if self.worker_timeout < 0:
+            raise ValueError(f"worker_timeout must be 0 or more seconds, got {self.worker_timeout}")
+        if is_shards(self.validation):
+            raise ValueError(f"validation must be a folder with prompt.json, not shards, got {self.validation}")
+        if self.cache and is_shards(self.dataset):
+            raise ValueError("cache needs a dataset in a folder with prompt.json, not shards; train with cache=false")
 
     def _check_learning(self) -> None:
         for name in ("validation_pairs", "nan_patience"):

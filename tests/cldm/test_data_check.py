@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cldm.data import read_rows
-from cldm.data_check import check_dataset, contact_sheet
+import sharded
+from cldm.data import Framing, read_rows
+from cldm.data.make_shards import make_shards
+from cldm.data_check import check_dataset, check_shards, contact_sheet
 from cldm.fill50k import make_fill50k
 
 
@@ -48,7 +50,8 @@ def test_every_kind_of_bad_row_is_listed_by_its_line(dataset):
         3: f"no image at {folder}/target/gone.png",
         4: f"cannot read {folder}/source/3.png as an image: Truncated File Read",
         5: "source is 64x64 and target 128x64; make them the same size",
-        6: "images are 72x64; resize or crop both sides to multiples of 64",
+        6: "images are 72x64; resize or crop both sides to multiples of 64, or train with a size, such as size=512 "
+        "framing=crop",
         7: report.bad[5].problem,
         8: f"the prompt is empty; no image at {folder}/source/gone.png",
     }
@@ -107,3 +110,51 @@ def test_contact_sheet_of_long_prompts_and_wide_images(dataset):
     sheet = contact_sheet(read_rows(dataset))
     assert sheet.width < 1100
     assert sheet.height < 1100
+
+
+def test_shards_are_checked_sample_by_sample(tmp_path):
+    shards = sharded.make(tmp_path)
+    report = check_shards(shards)
+    assert report.bad == []
+    assert report.count == sharded.COUNT
+    assert report.sizes == {(64, 64): sharded.COUNT}
+    assert report.channels == {3: sharded.COUNT}
+    assert [sample.key[:9] for sample in report.good] == [f"{2 * i:09}" for i in range(12)]  # spread evenly
+    assert contact_sheet(report.good).width > 3 * 2 * 64
+
+
+def test_every_kind_of_bad_sample_is_named(tmp_path):
+    made = make_fill50k(tmp_path / "f", 6, 64, workers=1).parent
+    (made / "source/1.png").write_bytes((made / "source/1.png").read_bytes()[:-20])
+    Image.new("RGB", (128, 64)).save(made / "target/3.png")
+    edit(made / "prompt.json", 6, prompt=" ")
+    shards = make_shards(made, tmp_path / "s", 3, seed=None).parent
+    first = (shards / "shard-00000.tar").read_bytes()
+    found = [str(bad) for bad in check_shards(shards).bad]
+    assert found == [
+        f"{shards}/shard-00000.tar, sample 1 (key 000000001_line2): cannot read 000000001_line2.source.png as an "
+        "image: Truncated File Read",
+        f"{shards}/shard-00001.tar, sample 0 (key 000000003_line4): source is 64x64 and target 128x64; make them the "
+        "same size",
+        f"{shards}/shard-00001.tar, sample 2 (key 000000005_line6): the prompt is empty",
+    ]
+    (shards / "shard-00000.tar").write_bytes(first[:2000])
+    report = check_shards(shards)
+    assert str(report.bad[0]).startswith(f"cannot read {shards}/shard-00000.tar, sample ")
+    assert len(report.bad) == 3
+
+
+def test_rows_are_checked_as_they_will_be_trained(dataset):
+    assert check_dataset(dataset, framing=Framing((128, 64), "crop")).sizes == {(128, 64): 12}
+    assert len(check_dataset(dataset, framing=Framing((128, 64))).bad) == 12
+    report = check_dataset(dataset, hint_channels=1)
+    assert "the model takes 1 hint channels, got 3" in str(report.bad[0])
+    assert report.count == 0
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_contact_sheet_of_other_channels(dataset, channels):
+    np.save(dataset.parent / "map.npy", np.ones((64, 64, channels), np.float32))
+    edit(dataset, 1, source="map.npy")
+    sheet = np.asarray(contact_sheet(read_rows(dataset)[:1]))
+    assert sheet[20, 20].tolist() == [255, 255, 0 if channels == 2 else 255]

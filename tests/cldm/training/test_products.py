@@ -95,7 +95,7 @@ def test_tools_take_a_saved_control(start, model, tmp_path):
 
 
 def test_the_header_says_where_it_is_from(start, tiny_settings):
-    settings = replace(tiny_settings, batch_size=3, output="/home/me/run", resume="auto")
+    settings = replace(tiny_settings, batch_size=3, output="/home/me/run", resume="auto", validation="/home/me/judged")
     base = weights_hash(start.model().model.diffusion_model)
     told = description(settings, base, 500, 7, **{"val/fidelity": 0.5})
     assert told["step"] == "500"
@@ -106,9 +106,17 @@ def test_the_header_says_where_it_is_from(start, tiny_settings):
     said = json.loads(told["settings"])
     assert said["batch_size"] == 3
     assert said["dataset"] == "data"
+    assert said["validation"] == "judged"
     assert {"output", "resume"}.isdisjoint(said)
     assert "/" not in told["settings"].replace("val/fidelity", "")
     assert all(isinstance(value, str) for value in told.values())
+
+
+def test_of_shards_their_names_are_told_and_not_their_server(tiny_settings):
+    where = "https://me:word@example.org/mine/shard-{00000..00099}.tar?token=a/b"
+    said = json.loads(description(replace(tiny_settings, dataset=where), "0" * 64, 1, 0)["settings"])
+    assert said["dataset"] == "shard-{00000..00099}.tar"
+    assert said["validation"] == "held_out"
 
 
 def test_the_header_is_in_the_file(start, tiny_settings, tmp_path):

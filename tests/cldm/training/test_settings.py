@@ -30,6 +30,11 @@ def test_a_text_is_emptied():
     assert changed(Settings(base="./a.ckpt"), ["base="]).base == ""
 
 
+def test_a_cache_of_shards_is_refused():
+    with pytest.raises(ValueError, match="cache needs a dataset in a folder with .*, not shards"):
+        changed(Settings(), ["dataset=https://example.org/shards", "cache=true"])
+
+
 def test_half_of_the_prompts_are_dropped_as_in_the_paper():
     assert Settings().prompt_dropout == 0.5
 
@@ -46,6 +51,11 @@ def test_half_of_the_prompts_are_dropped_as_in_the_paper():
         ("num_workers=-1", "num_workers must be 0 or more"),
         ("prompt_dropout=1.5", "prompt_dropout must be between 0 and 1, got 1.5"),
         ("seed=-1", "seed must be from 0 to 4294967295, got -1"),
+        ("size=65", "size must have sides that are multiples of 64 up to 8192, got 65x65"),
+        ("framing=stretch", "framing must be one of resize, crop, pad, got 'stretch'"),
+        ("worker_timeout=-1", "worker_timeout must be 0 or more seconds, got -1"),
+        ("shard_lanes=0", "lanes must be at least 1, got 0"),
+        ("validation=a/shard-{0..9}.tar", "validation must be a folder with prompt.json, not shards, got a/shard"),
         ("validation_freq=-1", "validation_freq must be 0 or more, got -1"),
         ("validation_pairs=0", "validation_pairs must be at least 1, got 0"),
         ("fidelity=ssim", "fidelity must be one of auto, shape, edges, hint_edges, got 'ssim'"),

@@ -1,0 +1,119 @@
+"""tutorial_train.py on shards and on images of other sizes, and when reading fails."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from multiprocessing import active_children
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import tool_make_shards
+import training_runs
+from cldm.data.watch import WorkerFailure
+from cldm.training import Settings
+from cldm.training.run_folder import file_of
+from cldm.weights.reading import read_weights
+from training_runs import Record, run
+
+
+@pytest.fixture(scope="module")
+def on_shards(tmp_path_factory) -> Settings:
+    """Settings of a run on 4 shards of up to 2 samples, 3 steps an epoch."""
+    folder = tmp_path_factory.mktemp("shards")
+    settings = training_runs.tiny_settings(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["tool_make_shards.py", settings.dataset, str(folder / "packed"), "--samples", "2"])
+        tool_make_shards.main()
+    return replace(settings, dataset=str(folder / "packed"), shard_lanes=2, shuffle_buffer=4)
+
+
+@pytest.fixture(scope="module")
+def in_one_go(on_shards) -> Record:
+    return run(on_shards)
+
+
+def weights(settings: Settings, step: int) -> bytes:
+    return file_of(Path(settings.output), "control", step).read_bytes()
+
+
+def test_shards_are_trained_on_each_sample_once_an_epoch(in_one_go):
+    epochs = [[i for _, epoch, indices in in_one_go.seen if epoch == k for i in indices] for k in range(3)]
+    assert [len(set(indices)) for indices in epochs] == [len(indices) for indices in epochs] == [6, 6, 4]
+    assert epochs[0] != epochs[1]
+
+
+def test_with_readers_the_weights_are_the_same(on_shards, in_one_go, tmp_path):
+    settings = replace(on_shards, num_workers=2, max_steps=4, output=str(tmp_path))
+    assert run(settings).seen == in_one_go.seen[:4]
+    ours, theirs = (read_weights(file_of(Path(s.output), "control", 4)) for s in (settings, on_shards))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_resumed_in_the_middle_of_an_epoch_a_run_ends_with_the_same_bytes(
+    on_shards, in_one_go, tmp_path, num_workers
+):
+    whole = replace(on_shards, num_workers=num_workers, output=str(tmp_path / "whole")) if num_workers else on_shards
+    if num_workers:
+        run(whole)
+    settings = replace(whole, output=str(tmp_path / "cut"))
+    cut = Record(6, lambda: os.kill(os.getpid(), signal.SIGINT))  # 4 is saved, and so is 6, by the signal
+    with pytest.raises(SystemExit):
+        run(settings, cut)
+    file_of(Path(settings.output), "state", 6).unlink()  # so the state is that of step 4, one step into an epoch
+    rest = run(replace(settings, resume="auto"))
+    assert cut.seen[:4] + rest.seen == in_one_go.seen
+    assert weights(settings, 8) == weights(whole, 8)
+
+
+class Shapes(Record):
+    """Keeps the shapes of batches as well."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        self.shapes = tuple(batch["jpg"].shape), tuple(batch["hint"].shape)
+
+
+def test_images_of_any_sizes_are_trained_at_one_and_judged_at_it(on_shards, tmp_path):
+    rng = np.random.default_rng(0)
+    rows = []
+    for name, size in (("a", (100, 70)), ("b", (64, 128)), ("c", (80, 80))):
+        for kind in ("source", "target"):
+            pixels = rng.integers(0, 256, (size[1], size[0], 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"{kind}_{name}.png")
+        rows.append({"source": f"source_{name}.png", "target": f"target_{name}.png", "prompt": name})
+    (tmp_path / "prompt.json").write_text("\n".join(map(json.dumps, rows)))
+    settings = replace(on_shards, dataset=str(tmp_path), size=64, framing="crop", max_steps=1)
+    record = run(replace(settings, validation=str(tmp_path), output=str(tmp_path / "run")), Shapes())
+    assert record.shapes == ((2, 64, 64, 3), (2, 64, 64, 3))
+    with Image.open(tmp_path / "run/validation/samples_000001.png") as judged:
+        assert judged.size == (3 * 64, 3 * 64)  # hints, samples and targets of three pairs
+
+
+def test_a_reader_that_is_killed_in_training_is_one_error(on_shards, tmp_path):
+    def kill() -> None:
+        active_children()[0].kill()
+
+    with pytest.raises(WorkerFailure, match=r"ended \(.*Killed\) \w+.*shard-0000\d.tar, sample \d"):
+        run(replace(on_shards, num_workers=1, output=str(tmp_path)), Record(2, kill))
+
+
+@pytest.mark.slow
+def test_a_damaged_sample_is_one_message_of_the_script(on_shards, tmp_path):
+    settings = replace(training_runs.tiny_settings(tmp_path), num_workers=1)
+    for file in Path(settings.dataset, "target").iterdir():
+        file.write_bytes(file.read_bytes()[:200])
+    given = [f"{name}={getattr(settings, name)}" for name in Settings.__dataclass_fields__]
+    command = [sys.executable, "tutorial_train.py", *given]
+    ended = subprocess.run(command, cwd=training_runs.ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert "error: " in ended.stderr.splitlines()[-1]
+    assert "prompt.json, line " in ended.stderr.splitlines()[-1]
