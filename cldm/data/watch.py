@@ -41,6 +41,10 @@ class Board:
         self.name_of = name_of
         self._rows = torch.zeros(max(1, workers), _COLUMNS, dtype=torch.float64).share_memory_()
 
+    def clear(self) -> None:
+        """Forget all workers."""
+        self._rows.zero_()
+
     def begin(self, index: int) -> None:
         """This worker begins to read a sample."""
         worker = get_worker_info()
@@ -116,6 +120,27 @@ class Watched:
         item = self.dataset[index]
         self.board.end()
         return item
+
+
+def begun(board: Board, begin: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    """Batches from workers that are started now.
+
+    torch sees that a worker dies once all of them have started; one that is dead by then would be waited for until the
+    timeout.
+
+    Args:
+        board: On which the workers write.
+        begin: Starts them.
+
+    Raises:
+        RuntimeError: If one is dead, as torch's own is, for `explained`.
+    """
+    board.clear()
+    others = {process.pid for process in active_children()}
+    batches = begin()
+    if dead := [pid for pid in board.dead() if pid not in others]:
+        raise RuntimeError(f"DataLoader worker (pid(s) {', '.join(map(str, dead))}) died at its start")
+    return batches
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
-from cldm.data.watch import Board, Watched, names_of
+from cldm.data.watch import Board, Watched, begun, names_of
 from cldm.training.order import Place, Share, epoch_order
 
 _GRACE = 60  # seconds that a reading process goes on after SIGTERM, so that the training process can save first
@@ -105,7 +105,7 @@ class _OrderedLoader(DataLoader):
     """
 
     def __init__(self, dataset: Any, share: Share, epoch: Callable[[], int], seed: int, reading: _Reading):
-        self._share, self._epoch, self._seed = share, epoch, seed
+        self._share, self._epoch, self._seed, self._board = share, epoch, seed, reading.board
         watched = Watched(dataset, reading.board) if reading.num_workers else dataset
         super().__init__(watched, batch_sampler=_Batches(self._batches), **reading.options())
 
@@ -114,7 +114,7 @@ class _OrderedLoader(DataLoader):
 
     def __iter__(self) -> Any:
         self.generator.manual_seed(_seed_of(self._seed, self._epoch(), self._share))
-        return super().__iter__()
+        return begun(self._board, super().__iter__)
 
     def _batches(self) -> Iterator[list[int]]:
         order = epoch_order(self._share.count, self._seed, self._epoch())
@@ -150,7 +150,7 @@ class _StreamLoader:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         self._options["generator"].manual_seed(_seed_of(self._seed, self._epoch(), self._share))
         reader = _Reader(self._dataset, self._share, self._epoch(), self._board)
-        items = iter(DataLoader(reader, batch_size=None, **self._options))
+        items = begun(self._board, DataLoader(reader, batch_size=None, **self._options).__iter__)
         while batch := list(islice(items, self._share.batch_size)):
             yield default_collate(batch)
 

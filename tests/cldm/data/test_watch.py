@@ -1,5 +1,6 @@
 """Who is at which sample, and what errors are made of it; real workers are in tests of `cldm.training.loading`."""
 
+import multiprocessing
 import os
 import pickle
 from pathlib import Path
@@ -9,7 +10,7 @@ from torch._utils import ExceptionWrapper
 from torch.utils.data import Subset
 
 from cldm.data import DataError, Indexed
-from cldm.data.watch import Board, WorkerFailure, explained, names_of
+from cldm.data.watch import Board, WorkerFailure, begun, explained, names_of
 
 
 class Named:
@@ -71,3 +72,25 @@ def test_a_board_knows_what_was_last_and_for_how_long():
     board.end()
     assert board.longest() == ""
     assert board.of_process(os.getpid()) == "after row 5"
+
+
+def test_a_worker_that_is_dead_before_torch_watches_it_is_not_waited_for():
+    board = Board(1, "row {}".format)
+
+    def begin():
+        worker = multiprocessing.get_context("fork").Process(target=board.begin, args=(3,))
+        worker.start()
+        worker.join()
+        return iter(())
+
+    with pytest.raises(WorkerFailure, match=r"ended \(died at its start\) while it read row 3\."), explained(board):
+        begun(board, begin)
+
+
+def test_workers_of_an_epoch_that_was_left_are_forgotten():
+    board = Board(1, str)
+    worker = multiprocessing.get_context("fork").Process(target=board.begin, args=(3,))
+    worker.start()
+    worker.join()
+    assert board.dead()
+    assert list(begun(board, lambda: iter([1]))) == [1]

@@ -31,7 +31,7 @@ def test_a_text_is_emptied():
 
 
 def test_a_cache_of_shards_is_refused():
-    with pytest.raises(ValueError, match="cache needs a dataset in a folder with .*, not shards"):
+    with pytest.raises(ValueError, match="cache needs a dataset in a folder"):
         changed(Settings(), ["dataset=https://example.org/shards", "cache=true"])
 
 
