@@ -155,14 +155,32 @@ def explained(board: Board) -> Iterator[None]:
         board: On which the workers write.
     """
     try:
-        yield
-    except (DataError, FileNotFoundError, RuntimeError, OSError, EOFError) as error:
-        told, failure = _told_by_worker(error), _explanation(error, board)
-        if not told and not failure:
+        with _connected(board):
+            yield
+    except (DataError, FileNotFoundError, RuntimeError) as error:
+        told, failure = _told_by_worker(error), _explanation(str(error), board)
+        if isinstance(error, WorkerFailure) or not (told or failure):
             raise
         clear_frames(error.__traceback__)  # they keep torch's other workers, whose ends would be errors as well
         board.end_left()
         raise (type(error)(told) if told else WorkerFailure(failure)) from error
+
+
+@contextmanager
+def _connected(board: Board) -> Iterator[None]:
+    """Explains the errors of reading from a worker that died with something half sent.
+
+    While it waits for the worker's end, torch may tell that by its own error, which is as good.
+    """
+    try:
+        yield
+    except (OSError, EOFError) as error:
+        dead = [] if _told_by_worker(error) else _dead_soon(board)
+        if not dead:
+            raise
+        clear_frames(error.__traceback__)
+        board.end_left()
+        raise WorkerFailure(_death("its connection broke", dead, board)) from error
 
 
 def _told_by_worker(error: Exception) -> str:
@@ -184,14 +202,8 @@ def _dead_soon(board: Board) -> list[int]:
     return []
 
 
-def _explanation(error: Exception, board: Board) -> str:
+def _explanation(problem: str, board: Board) -> str:
     """What the matter with a worker is; empty if it is none of theirs."""
-    if isinstance(error, DataError | WorkerFailure) or _told_by_worker(error):
-        return ""
-    if not isinstance(error, RuntimeError):  # of reading from one that died with something half sent
-        pids = _dead_soon(board)
-        return _death("its connection broke", pids, board) if pids else ""
-    problem = str(error)
     if dead := _DEAD.search(problem):
         how = " ".join(dead[2].split(".")[0].split())
         return _death(how, [int(pid) for pid in dead[1].split(",")], board)

@@ -94,3 +94,28 @@ def test_workers_of_an_epoch_that_was_left_are_forgotten():
     worker.join()
     assert board.dead()
     assert list(begun(board, lambda: iter([1]))) == [1]
+
+
+def test_a_death_that_torch_tells_while_its_broken_connection_is_looked_into_is_explained(monkeypatch):
+    board = Board(1, "row {}".format)
+    board.begin(3)
+
+    def sleep(seconds):
+        raise RuntimeError(f"DataLoader worker (pid {os.getpid()}) is killed by signal: Killed.")
+
+    monkeypatch.setattr("cldm.data.watch.time.sleep", sleep)
+    monkeypatch.setattr(Board, "dead", lambda self: [])
+    with (
+        pytest.raises(WorkerFailure, match=r"ended \(is killed by signal: Killed\) while it read row 3"),
+        explained(board),
+    ):
+        raise EOFError
+
+
+def test_a_broken_connection_is_a_death_if_a_worker_is_dead():
+    board = Board(1, "row {}".format)
+    worker = multiprocessing.get_context("fork").Process(target=board.begin, args=(3,))
+    worker.start()
+    worker.join()
+    with pytest.raises(WorkerFailure, match=r"ended \(its connection broke\) while it read row 3"), explained(board):
+        raise ConnectionResetError
