@@ -124,7 +124,10 @@ def test_a_saved_image_restores_its_settings_and_makes_itself_again(page, app, c
     gallery, _, _ = client.predict(image=handle_file(picture), **chosen, api_name="/run")
     image = np.asarray(Image.open(gallery[1]["image"]))
     page.get_by_text("Restore settings from an image").click()
-    page.locator("input[type=file]").last.set_input_files(gallery[1]["image"])
+    uploads = page.locator(".block").filter(has_text="Saved image").locator("input[type=file]")
+    uploads.last.wait_for(state="attached")  # the section is mounted only now; before, the last one is another
+    page.wait_for_timeout(1000)  # and may be mounted once more, see serving.fill_in
+    uploads.last.set_input_files(gallery[1]["image"])
     page.get_by_text("Settings restored.").wait_for()
     assert page.get_by_label("Prompt", exact=True).input_value() == "a bird"
     assert page.get_by_label("The input is already a control map").is_checked()
