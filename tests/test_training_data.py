@@ -50,11 +50,22 @@ def test_shards_are_trained_on_each_sample_once_an_epoch(in_one_go):
     assert epochs[0][:4] != epochs[1]
 
 
+@pytest.fixture
+def _no_readers_before(monkeypatch):
+    """As in a process that has had none: torch has not begun to listen for their deaths."""
+    monkeypatch.setattr(torch.utils.data._utils.signal_handling, "_SIGCHLD_handler_set", False)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.usefixtures("_no_readers_before")
 def test_with_readers_the_weights_are_the_same(on_shards, in_one_go, tmp_path):
     settings = replace(on_shards, num_workers=2, max_steps=4, output=str(tmp_path))
     assert run(settings).seen == in_one_go.seen[:4]
     ours, theirs = (read_weights(file_of(Path(s.output), "control", 4)) for s in (settings, on_shards))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert callable(signal.getsignal(signal.SIGCHLD)), "the next training would not hear of a reader's death"
 
 
 @pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
@@ -103,7 +114,7 @@ def test_a_reader_that_is_killed_in_training_is_one_error(on_shards, tmp_path, m
 
     monkeypatch.setattr("tutorial_dataset.load_item", load)
     with pytest.raises(WorkerFailure, match=r"ended \(.*\) while it read \S+shard-00002.tar, sample \d"):
-        run(replace(on_shards, num_workers=1, output=str(tmp_path)))
+        run(replace(on_shards, num_workers=1, worker_timeout=30, output=str(tmp_path)))
 
 
 @pytest.mark.slow

@@ -6,6 +6,8 @@ memory which sample it begins, so that the error can name it.
 
 import os
 import re
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +34,8 @@ class WorkerFailure(RuntimeError):
 class Board:
     """What each worker is at, in memory that all processes share.
 
+    Attributes that `begun` sets: `on_death`, the handler of SIGCHLD by which torch hears of a worker's death.
+
     Args:
         workers: At most so many write on it.
         name_of: Which sample an index is, as an error calls it.
@@ -39,7 +43,11 @@ class Board:
 
     def __init__(self, workers: int, name_of: Callable[[int], str]):
         self.name_of = name_of
+        self.on_death: Any = None
         self._rows = torch.zeros(max(1, workers), _COLUMNS, dtype=torch.float64).share_memory_()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "on_death": None}  # of this process alone
 
     def clear(self) -> None:
         """Forget all workers."""
@@ -138,6 +146,7 @@ def begun(board: Board, begin: Callable[[], Iterator[Any]]) -> Iterator[Any]:
     board.clear()
     others = {process.pid for process in active_children()}
     batches = begin()
+    board.on_death = signal.getsignal(signal.SIGCHLD)
     if dead := [pid for pid in board.dead() if pid not in others]:
         raise RuntimeError(f"DataLoader worker (pid(s) {', '.join(map(str, dead))}) died at its start")
     return batches
@@ -150,6 +159,9 @@ def explained(board: Board) -> Iterator[None]:
     torch raises that of a dead worker wherever the program is at that moment, so this belongs around all of a training,
     not around the reading alone. What a worker says of the data itself, a `DataError` or a `FileNotFoundError`, keeps
     its class, and loses the worker's traceback.
+
+    And torch, which sets its handler of deaths once in a process, keeps it: Lightning puts back the one before when it
+    ends, so that torch would not hear of deaths in the next training.
 
     Args:
         board: On which the workers write.
@@ -164,6 +176,9 @@ def explained(board: Board) -> Iterator[None]:
         clear_frames(error.__traceback__)  # they keep torch's other workers, whose ends would be errors as well
         board.end_left()
         raise (type(error)(told) if told else WorkerFailure(failure)) from error
+    finally:
+        if board.on_death is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, board.on_death)
 
 
 @contextmanager

@@ -119,3 +119,10 @@ def test_a_broken_connection_is_a_death_if_a_worker_is_dead():
     worker.join()
     with pytest.raises(WorkerFailure, match=r"ended \(its connection broke\) while it read row 3"), explained(board):
         raise ConnectionResetError
+
+
+def test_a_board_goes_to_a_worker_that_is_spawned():
+    board = Board(1, "row {}".format)
+    begun(board, lambda: iter(()))
+    board.on_death = lambda *_: None
+    assert pickle.loads(pickle.dumps(board)).on_death is None
