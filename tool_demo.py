@@ -47,10 +47,10 @@ class Course:
     """
 
     pairs: int = 2000
-    steps: int = 700
+    steps: int = 1000
     batch_size: int = 16
     learning_rate: float = 1e-3
-    points: int = 7
+    points: int = 5
     judged: int = 20
 
 
@@ -148,6 +148,10 @@ def demo(output: Path, course: Course) -> float:
         f"logger_freq={every}",
         f"image_scale={MINIATURE_SETTINGS.scale}",
         f"image_steps={MINIATURE_SETTINGS.steps}",
+        f"warmup_steps={course.steps // 20}",  # these four keep so high a rate steady
+        "schedule=cosine",
+        "gradient_clip=1",
+        "beta2=0.99",
         "prompt_dropout=0",  # the paper's half makes a control that needs no prompt, and learns it in longer
         "cache=true",
     )
