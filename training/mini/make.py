@@ -11,10 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cldm.model import create_model
-from cldm.weights.blueprint import Blueprint
-from cldm.weights.layouts import CONTROL
 from cldm.weights.reading import read_weights
-from cldm.weights.transfer_control import transfer_control
 from ldm.util import instantiate_from_config
 from training.mini import autoencoder, control, latents, text, unet
 
@@ -46,21 +43,13 @@ def kept_parts(base: Path) -> tuple[nn.Module, nn.Module, nn.Module]:
     return parts
 
 
-def kept_control(control: Path, base: Path, new_base: Path) -> dict[str, Tensor]:
-    """The ControlNet of one base, moved to what this base has become."""
-    blueprint = Blueprint.of(create_model(CONFIG), str(CONFIG))
-    moved = transfer_control(*(read_weights(file) for file in (base, control, new_base)), blueprint).weights
-    return {name.removeprefix(CONTROL): t.float() for name, t in moved.items() if name.startswith(CONTROL)}
-
-
-def make(work: Path, output: Path, keep: Path | None = None, keep_control: Path | None = None) -> None:
+def make(work: Path, output: Path, keep: Path | None = None) -> None:
     """Train every part and write both checkpoints into `output`; with `keep`, only what such a base has to learn more.
 
     Args:
         work: Folder of unfinished parts and logs.
         output: Folder for the checkpoints.
         keep: A base whose text model and autoencoder are kept, and whose U-Net is trained by the second plan alone.
-        keep_control: A ControlNet for `keep` that is trained by the second plan alone too.
     """
     if keep is None:
         text_model, first_stage, first = text.main(CONFIG, work), autoencoder.main(CONFIG, work), None
@@ -80,8 +69,7 @@ def make(work: Path, output: Path, keep: Path | None = None, keep_control: Path 
     tensors = {name: tensor for prefix, part in parts.items() for name, tensor in half(prefix, part).items()}
     schedule = {name: tensor for name, tensor in model.state_dict().items() if "." not in name}
     save(tensors | schedule, output / "sd_mini.safetensors")
-    first = None if keep_control is None else kept_control(keep_control, keep, output / "sd_mini.safetensors")
-    controlled = control.main(CONFIG, work, base, text_model, encoded, first)
+    controlled = control.main(CONFIG, work, base, text_model, encoded)
     save(half("control_model.", controlled), output / "control_mini.safetensors")
 
 
@@ -90,11 +78,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "training/mini/work", help="unfinished parts and logs")
     parser.add_argument("--output", type=Path, default=ROOT / "training/mini/work", help="folder for the checkpoints")
     parser.add_argument("--keep", type=Path, metavar="BASE", help="go on from this base: train its U-Net longer")
-    parser.add_argument("--keep-control", type=Path, metavar="FILE", help="go on from this ControlNet of BASE as well")
     given = parser.parse_args()
-    if given.keep_control and not given.keep:
-        parser.error("--keep-control goes on from a ControlNet of the base that --keep names; give both")
-    make(given.work, given.output, given.keep, given.keep_control)
+    make(given.work, given.output, given.keep)
 
 
 if __name__ == "__main__":
