@@ -29,6 +29,7 @@ class Optimization:
         weight_decay: Of AdamW.
         fused: Step "adamw" in one kernel.
         in_backward: Step each weight during the backward pass; see `InBackward`.
+        in_backward_if_alone: Where several processes train, leave `in_backward` out instead of refusing it.
         schedule: See `cldm.optimization.schedules`.
         warmup_steps: Steps during which the learning rate rises.
         seed: Of the rounding of "adamw_bf16".
@@ -40,6 +41,7 @@ class Optimization:
     weight_decay: float = 0.01
     fused: bool = True
     in_backward: bool = False
+    in_backward_if_alone: bool = False
     schedule: str = "constant"
     warmup_steps: int = 0
     seed: int = 0
@@ -77,11 +79,13 @@ def configure(
     """
     scaled = trainer is not None and trainer.precision == "16-mixed"
     clip = trainer.gradient_clip_val if trainer is not None else None
-    if optimization.in_backward and trainer is not None:
+    several = trainer is not None and trainer.world_size > 1
+    in_backward = optimization.in_backward and not (optimization.in_backward_if_alone and several)
+    if in_backward and trainer is not None:
         refuse_in_backward(trainer.accumulate_grad_batches, clip, trainer.precision, trainer.world_size)
     fused = optimization.fused and not (scaled and clip)  # where gradients are unscaled before the step, to be clipped
     optimizer = _optimizer(parameters, learning_rate, optimization, fused)
-    if optimization.in_backward:
+    if in_backward:
         optimizer = InBackward(optimizer)
     if optimization.schedule == "constant" and not optimization.warmup_steps:
         return optimizer

@@ -18,11 +18,17 @@ class InBackward(Optimizer):
 
     Args:
         optimizer: Whose step of one parameter does not depend on others'.
+
+    Attributes:
+        held: True, set before a backward pass, leaves weights and gradients alone in this one.
+        finite: Whether the gradients that the latest step used were, a bool tensor on their device.
     """
 
     def __init__(self, optimizer: Optimizer):
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self.optimizer = optimizer
+        self.held = False
+        self.finite = torch.tensor(True)
         self._share()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -32,6 +38,7 @@ class InBackward(Optimizer):
         """
         if closure is None:
             return self.optimizer.step()
+        self.finite = torch.tensor(True, device=self.param_groups[0]["params"][0].device)
         hooks = [
             parameter.register_post_accumulate_grad_hook(self._step_one(group))
             for group in self.param_groups
@@ -41,6 +48,7 @@ class InBackward(Optimizer):
             with torch.enable_grad():
                 return closure()
         finally:
+            self.held = False
             for hook in hooks:
                 hook.remove()
 
@@ -58,6 +66,9 @@ class InBackward(Optimizer):
 
     def _step_one(self, group: dict[str, Any]) -> Callable[[Tensor], None]:
         def step(parameter: Tensor) -> None:
+            if self.held:
+                return
+            self.finite &= parameter.grad.sum().isfinite()
             groups = self.optimizer.param_groups
             self.optimizer.param_groups = [{**group, "params": [parameter]}]
             try:

@@ -8,6 +8,7 @@ import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from cldm.optimization.in_backward import InBackward
 from cldm.training.processes import least_of_all_processes, of_all_processes
 from ldm.models.diffusion.ddpm import INDEX
 
@@ -26,7 +27,8 @@ class NotANumberGuard(pl.Callback):
     put theirs together, so that all decide alike, and then it is read: the one wait for the device a step. To skip is
     to take the gradients away, since an optimizer leaves weights without gradients alone. In 16-mixed precision the
     gradient scaler skips such steps itself and lowers its scale, so there they are only counted; a few are usual. An
-    optimizer that steps during the backward pass cannot be kept from it: there the first such loss ends the training.
+    optimizer that steps during the backward pass is held before it, for which the loss is read there already. A finite
+    loss whose gradient is not finite has then changed weights when it is seen, and ends the training.
 
     The guard comes before an `Ema` among the callbacks.
 
@@ -53,6 +55,9 @@ class NotANumberGuard(pl.Callback):
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         finite = loss.detach().isfinite().all()
         self._is_loss_finite = finite if self._is_loss_finite is None else self._is_loss_finite & finite
+        for optimizer in trainer.optimizers:
+            if isinstance(optimizer, InBackward):
+                optimizer.held = not finite.item()
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
@@ -61,7 +66,7 @@ class NotANumberGuard(pl.Callback):
         finite = _are_finite(optimizer) if own is None else _are_finite(optimizer) & own
         self.skipped = least_of_all_processes(finite.float().to(pl_module.device)).item() < 1
         if self.skipped:
-            if _are_gone(optimizer):
+            if isinstance(optimizer, InBackward) and not optimizer.held:
                 raise FloatingPointError(_STEPPED_ALREADY.format(step=trainer.global_step + 1))
             if getattr(trainer.precision_plugin, "scaler", None) is None:
                 optimizer.zero_grad(set_to_none=True)
@@ -89,14 +94,9 @@ class NotANumberGuard(pl.Callback):
 
 
 _STEPPED_ALREADY = (
-    "the loss of step {step} was no number, and with optimizer_in_backward=true weights are stepped before that is "
-    "seen, so they are lost. Go on from the last saved state, with optimizer_in_backward=false"
+    "a gradient of step {step} was no number, though its loss was, and with optimizer_in_backward=true weights are "
+    "stepped before that is seen, so they are lost. Go on from the last saved state, with optimizer_in_backward=false"
 )
-
-
-def _are_gone(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether there are no gradients left, as after an optimizer that steps during the backward pass."""
-    return all(p.grad is None for group in optimizer.param_groups for p in group["params"])
 
 
 def was_skipped(trainer: pl.Trainer) -> bool:
@@ -105,7 +105,9 @@ def was_skipped(trainer: pl.Trainer) -> bool:
 
 
 def _are_finite(optimizer: torch.optim.Optimizer) -> Tensor:
-    """Whether all gradients are, a bool on their device."""
+    """Whether all gradients are, or were before they were let go; a bool on their device."""
+    if isinstance(optimizer, InBackward) and not optimizer.held:
+        return optimizer.finite
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if not gradients:
         return torch.tensor(True)

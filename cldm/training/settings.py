@@ -86,7 +86,7 @@ class Settings:
         strategy: Lightning's name of how several devices train together, ddp for instance.
         low_memory: All that saves memory at once: locked_precision=bf16, gradient_checkpointing=true,
             optimizer=adamw_bf16 unless another one is chosen, and optimizer_in_backward=true unless accumulation,
-            gradient_clip or precision exclude it. See docs/low_vram.md for what each of them saves.
+            gradient_clip, precision or several processes exclude it. See docs/low_vram.md for what each of them saves.
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them; this decides,
             not the yaml's use_checkpoint.
         locked_precision: Of the locked U-Net and text encoder, 32 or bf16; needs sd_locked=true.
@@ -246,6 +246,7 @@ class Settings:
             weight_decay=self.weight_decay,
             fused=self.fused_adamw,
             in_backward=self.optimizer_in_backward or (self.low_memory and not excluded),
+            in_backward_if_alone=not self.optimizer_in_backward,
             schedule=self.schedule,
             warmup_steps=self.warmup_steps,
             seed=self.seed,

@@ -132,6 +132,12 @@ def test_processes_and_scaled_gradients_are_refused_too(changes, message):
         configure(parameters(), 1e-5, Optimization(in_backward=True), stub(**changes))
 
 
+def test_processes_make_it_an_ordinary_optimizer_where_it_was_only_a_wish():
+    wish = Optimization(in_backward=True, in_backward_if_alone=True)
+    assert isinstance(configure(parameters(), 1e-5, wish, stub()), InBackward)
+    assert isinstance(configure(parameters(), 1e-5, wish, stub(world_size=2)), torch.optim.AdamW)
+
+
 def test_scaled_gradients_that_are_clipped_are_not_stepped_in_one_kernel():
     trainer = stub(precision="16-mixed", gradient_clip_val=1.0)
     assert not configure(parameters(), 1e-5, Optimization(), trainer).param_groups[0]["fused"]

@@ -166,6 +166,8 @@ def test_low_memory_leaves_what_is_chosen_and_what_it_excludes(monkeypatch):
     assert not replace(settings, sd_locked=False).locked_in_bf16
     for other in ({"accumulation": 2}, {"gradient_clip": 1.0}, {"precision": "16-mixed"}):
         assert not replace(settings, **other).optimization.in_backward
+    assert settings.optimization.in_backward_if_alone
+    assert not replace(settings, optimizer_in_backward=True).optimization.in_backward_if_alone
     nothing = Settings()
     assert (nothing.recomputes, nothing.locked_in_bf16, nothing.optimization.in_backward) == (False, False, False)
 

@@ -8,6 +8,8 @@ import torch
 from torch.multiprocessing import ProcessRaisedException
 
 import runs
+from cldm.cldm import ControlLDM
+from cldm.optimization import Optimization
 from cldm.training.ema import Ema
 from cldm.training.guard import NotANumberGuard
 
@@ -99,13 +101,30 @@ def test_with_accumulation_one_bad_batch_skips_the_whole_step(tmp_path):
     assert runs.same(runs.control_weights(model), before)
 
 
-def test_an_optimizer_that_has_stepped_already_ends_the_training_at_once(tmp_path):
-    class LetGo(runs.pl.Callback):
-        def on_after_backward(self, trainer, pl_module):
-            trainer.optimizers[0].zero_grad(set_to_none=True)
+def in_backward() -> ControlLDM:
+    model = runs.control_ldm()
+    model.optimization = Optimization(in_backward=True)
+    return model
 
-    with pytest.raises(FloatingPointError, match=r"the loss of step 1 was no number, and with optimizer_in_backward"):
-        runs.fit(runs.control_ldm(), poisoned(2, 0), [LetGo(), NotANumberGuard()], tmp_path, steps=1)
+
+def test_an_optimizer_in_the_backward_pass_is_held_at_a_poisoned_step(tmp_path):
+    guard, ema = NotANumberGuard(), Ema(0.9)
+    moments = Moments(ema)
+    with pytest.warns(UserWarning, match=r"step 2 is skipped: its loss is no number.* samples 2, 3; 1 of 20 in a row"):
+        runs.fit(in_backward(), poisoned(6, 3), [guard, ema, moments], tmp_path, steps=3)
+    first, second, third = moments.seen
+    assert runs.same(first, second)
+    assert not runs.same(second, third)
+    assert guard.in_a_row == 0
+
+
+def test_a_gradient_that_was_stepped_already_ends_the_training_at_once(tmp_path):
+    class Overflow(runs.pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, *_):
+            pl_module.control_model.zero_convs[0][0].bias.register_hook(lambda gradient: gradient * float("inf"))
+
+    with pytest.raises(FloatingPointError, match=r"a gradient of step 1 was no number, though its loss was, and with"):
+        runs.fit(in_backward(), runs.items(2), [Overflow(), NotANumberGuard()], tmp_path, steps=1)
 
 
 def test_batches_without_an_index_are_skipped_too(tmp_path):
