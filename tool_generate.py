@@ -3,13 +3,17 @@
 python tool_generate.py bird.jpg --control canny --prompt "a bird" --out birds
 python tool_generate.py photos --control hed --out paintings steps=30 seed=7
 python tool_generate.py jobs.jsonl --out images
+python tool_generate.py bird.jpg --control canny --prompt "a bird" --out birds --also depth weight=0.5 end=0.6
 python tool_generate.py --again birds/bird-3f2a910c55.png --out again
 
 NAME=VALUE is anything that the control's app has: prompt, resolution, detect_resolution, is_map, its detector's
-options, and the settings steps, scale, eta, strength, seed, images, ...; init_image and mask are files to repaint. Of a
-folder, every image's prompt is in the .txt file beside it, if none is given for all. A line of a .jsonl is an object of
-the same names, with "image", and "control" and "name" if you like. Interrupt it when you like: what is done is kept,
-and the same command goes on.
+options, and the settings steps, scale, eta, strength, seed, images, ...; weight, start and end of the control's share
+of the steps; init_image and mask are files to repaint. Of a folder, every image's prompt is in the .txt file beside it,
+if none is given for all. A line of a .jsonl is an object of the same names, with "image", and "control" and "name" if
+you like. Interrupt it when you like: what is done is kept, and the same command goes on.
+
+--also adds a control to all images, as often as you like: an app's name, and of its own weight, start, end, is_map,
+detector's options, image (by default the one that is worked on), checkpoint and detector.
 
 --again makes an image that an app or this tool has saved once more, from what is in its file, to the byte on the same
 machine, and says what is different if anything is.
@@ -30,12 +34,14 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from cldm.apps import Demo
+from cldm.further import Further
 from cldm.jobs import Job, Report, jobs_from, run_jobs
 from cldm.runner import Machine, Runner
 from cldm.settings import Settings
 
 NO_DETECTOR = "none"
 _ROOT = Path(__file__).parent
+_PATHS = {"image", "init_image", "mask", "checkpoint", "detector"}
 _TEXTS = {"prompt", *(name for name, value in asdict(Settings()).items() if isinstance(value, str))}
 
 
@@ -87,15 +93,18 @@ def _generate(given: argparse.Namespace) -> Report:
         save_memory=given.save_memory,
         detector=given.detector,
     )
+    further = [_further(words) for words in given.also]
     jobs, problems = jobs_from(Path(sources[0]), given.control, values, given.out)
 
     def runner_of(control: str) -> Runner:
-        runner = Runner(demo_of(control), machine)
+        runner = Runner(demo_of(control), machine, further)
         if control == NO_DETECTOR and not machine.checkpoints:
             raise ValueError(
                 f"--control {NO_DETECTOR} needs --checkpoint, to say which ControlNet follows the map; or give the "
                 "map's own control, and is_map=true"
             )
+        if missing := runner.missing_beside():
+            raise ValueError(missing)
         if runner.files().notice:
             print(runner.files().notice.replace("**", "").replace("`", ""), file=sys.stderr)
         return runner
@@ -112,6 +121,24 @@ def _generate(given: argparse.Namespace) -> Report:
         report = run_jobs(prepared, given.out, runner_of, begun)
     report.problems[:0] = problems
     return report
+
+
+def _further(words: Sequence[str]) -> Further:
+    """What one --also says.
+
+    Raises:
+        ValueError: If there is no such app, or it has no such value.
+    """
+    control, *rest = words
+    values, unread = _values(rest)
+    if unread:
+        raise ValueError(f"--also takes one control and NAME=VALUE, got {' '.join(words)}; repeat it for another")
+    checkpoint, detector = (values.pop(name, None) for name in ("checkpoint", "detector"))
+    if control == NO_DETECTOR:
+        if checkpoint is None:
+            raise ValueError(f"--also {NO_DETECTOR} needs checkpoint=FILE, to say which ControlNet follows the map")
+        values["is_map"] = True
+    return Further(demo_of(control), checkpoint, detector, values)
 
 
 def _again(given: argparse.Namespace) -> int:
@@ -151,19 +178,24 @@ def _compared(first: Path, again: Path) -> str:
 
 def _sources_and_values(given: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     """What of the words is a source, and what sets a value."""
-    values = {} if given.prompt is None else {"prompt": given.prompt}
-    sources = []
-    for word in given.words:
+    values, sources = _values(given.words)
+    return sources, values if given.prompt is None else {"prompt": given.prompt, **values}
+
+
+def _values(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """NAME=VALUE words by their names, and the other words."""
+    values, others = {}, []
+    for word in words:
         if match := re.fullmatch(r"([a-z]\w*)=(.*)", word, re.DOTALL):
             values[match[1]] = _value(*match.groups())
         else:
-            sources.append(word)
-    return sources, values
+            others.append(word)
+    return values, others
 
 
 def _value(name: str, text: str) -> Any:
     """True, 5 or 0.5 as they are written; anything else, and what is a text by its name, as a text."""
-    if name in _TEXTS:
+    if name in _TEXTS or name in _PATHS:
         return text
     try:
         return json.loads(text.lower())
@@ -187,6 +219,14 @@ def _parser() -> argparse.ArgumentParser:
         "--control",
         metavar="NAME",
         help=f"{', '.join(controls())}; or {NO_DETECTOR}: the images are maps for the ControlNet of --checkpoint",
+    )
+    parser.add_argument(
+        "--also",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("NAME", "NAME=VALUE"),
+        help="one more control, see above; repeat it for others",
     )
     parser.add_argument("--prompt", help="for all images; by default what the .txt beside each says")
     parser.add_argument("--again", nargs="+", type=Path, metavar="PNG", help="make these once more")

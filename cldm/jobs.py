@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from annotator.images import SUFFIXES, caption_of, images_in
+from cldm.further import SHARE, Further
 from cldm.records import read_record
 from cldm.runner import Runner
 from cldm.settings import LIMITS, RANDOM_SEED, Settings
@@ -143,7 +144,7 @@ def names_of(runner: Runner) -> set[str]:
     own = {option.name for option in runner.demo.options}
     if runner.demo.detect_at is not None:
         own.add("detect_resolution")
-    return {*_FILES, "is_map", "prompt", "resolution", *(setting.name for setting in fields(Settings)), *own}
+    return {*_FILES, *SHARE, "is_map", "prompt", "resolution", *(setting.name for setting in fields(Settings)), *own}
 
 
 def _do(job: Job, out: Path, runner: Runner, report: Report, begun: Callable[[Job | None, str], object]) -> None:
@@ -193,8 +194,9 @@ def _paths(out: Path, job: Job, values: Mapping[str, Any], runner: Runner) -> li
     """Where the images of a job belong."""
     usual = asdict(Settings())
     asked = {name: value for name, value in values.items() if name not in usual or value != usual[name]}
-    for name in set(_FILES) & set(values):
-        asked[name] = hashlib.sha256(Path(values[name]).read_bytes()).hexdigest()
+    asked = _with_contents(asked)
+    if runner.further:
+        asked["also"] = [_asked_beside(each) for each in runner.further]
     files = [(path.name, path.stat().st_size) for path in (runner.files().config, *runner.files().checkpoints)]
     text = json.dumps([job.control, asked, files], sort_keys=True)
     stem = f"{job.name}-{hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]}"
@@ -202,6 +204,17 @@ def _paths(out: Path, job: Job, values: Mapping[str, Any], runner: Runner) -> li
     if count == 1 or count not in range(1, int(LIMITS["images"].highest) + 1):  # others are refused later
         return [out / f"{stem}.png"]
     return [out / f"{stem}-{index}.png" for index in range(count)]
+
+
+def _with_contents(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with files' hashes in the place of their names."""
+    hashes = {name: hashlib.sha256(Path(values[name]).read_bytes()).hexdigest() for name in _FILES if name in values}
+    return {**values, **hashes}
+
+
+def _asked_beside(further: Further) -> list[Any]:
+    file = further.file()
+    return [further.demo.name, _with_contents(further.values), file.name, file.stat().st_size]
 
 
 def _from_image(image: Path, name: str, control: str, values: Mapping[str, Any]) -> Job | Problem:

@@ -1,7 +1,7 @@
 """What an app does when a button is pressed: all of it except the page."""
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -14,9 +14,11 @@ from PIL import Image
 
 from annotator.images import read_image
 from cldm.apps import Demo, Drawing
+from cldm.further import Further, Mapped, share_of
+from cldm.further import places as placed
 from cldm.maps import MapMaker, MapRequest, map_request, whole
 from cldm.model_files import ModelFiles, find_model
-from cldm.records import ControlMap, FileHashes, Record, Runtime, WeightsFile, png_of, save_png
+from cldm.records import FileHashes, Record, Runtime, WeightsFile, save_png
 from cldm.settings import LIMITS, Limit, Settings
 from cldm.starts import read_start
 
@@ -83,8 +85,9 @@ class _Loaded:
 
     model: Any
     colours: Callable[..., list[np.ndarray]]
-    hashes: Future[tuple[WeightsFile, ...]]  # of the checkpoints, then of the config
+    hashes: Future[tuple[WeightsFile, ...]]  # of the checkpoints, then of further ControlNets, then of the config
     runtime: Runtime
+    places: list[int]  # of the ControlNet of each further control
 
 
 class Runner:
@@ -93,12 +96,15 @@ class Runner:
     Args:
         demo: The app.
         machine: What it runs on.
+        further: Controls beside the app's own, of all jobs.
     """
 
-    def __init__(self, demo: Demo, machine: Machine | None = None):
+    def __init__(self, demo: Demo, machine: Machine | None = None, further: Sequence[Further] = ()):
         self.demo = demo
         self.machine = Machine() if machine is None else machine
         self.maps = MapMaker(demo, self.machine.device, self.machine.detector)
+        self.further = tuple(further)
+        self._further_maps = [each.maker(self.machine.device) for each in further]
         self._lock = Lock()
         self._files: ModelFiles | None = None
         self._loaded: _Loaded | None = None
@@ -115,6 +121,11 @@ class Runner:
         if self._files is None:
             self._files = find_model(self.demo.control, self.machine.checkpoints, self.machine.config)
         return self._files
+
+    def missing_beside(self) -> str:
+        """Which files of detectors the further controls lack, Markdown; empty if they have all."""
+        pairs = zip(self.further, self._further_maps, strict=True)
+        return "\n\n".join(filter(None, (maps.missing() for each, maps in pairs if not each.values.get("is_map"))))
 
     def notice(self) -> str:
         """What the user should know before pressing Run, Markdown; may be empty."""
@@ -153,7 +164,8 @@ class Runner:
 
         Args:
             values: "image", a file's path or a `Drawing`, "is_map", "prompt", "resolution", "detect_resolution", the
-                fields of `Settings` and the options by name; files as "init_image" and "mask" to repaint.
+                fields of `Settings` and the options by name; "weight", "start" and "end" of the control, see
+                `cldm.controls.Control`; files as "init_image" and "mask" to repaint.
             tell: See `Tell`.
 
         Raises:
@@ -165,6 +177,7 @@ class Runner:
         picture = read_upload(values.get("image"))
         tell(Update(0.0, "Making the control map"))
         control_map = self.maps.make(picture, request)
+        maps = [Mapped(self.demo, control_map, request, share_of(values)), *self._mapped_beside(picture, request)]
         start = read_start(values, control_map.shape[:2])
         shown = self._shown(self.new_folder(), control_map)
         tell(Update(0.0, "Waiting for the model", shown))
@@ -175,9 +188,10 @@ class Runner:
             from cldm.pipeline import generate  # slow to import, so not before the first run
 
             prompt = str(values.get("prompt") or "")
+            controls = [mapped.control(model) for mapped, model in zip(maps, [0, *loaded.places], strict=True)]
             result = generate(
                 loaded.model,
-                control_map,
+                controls,
                 prompt,
                 settings,
                 progress=lambda done, steps, z: tell(
@@ -187,7 +201,7 @@ class Runner:
             )
             tell(Update(1.0, "Saving", shown))
         used = replace(settings, seed=result.seeds[0])
-        record = self._record(prompt, used, self._map_record(control_map, request), request, loaded)
+        record = self._record(prompt, used, maps, loaded)
         record = replace(record, **start.pngs())
         folder = self.new_folder()  # not before, since others' previews may be many meanwhile
         images = self._saved(folder, result.images, result.seeds, record)
@@ -216,13 +230,20 @@ class Runner:
             from cldm.preview import LatentColours
 
             files, machine = self.files(), self.machine
-            model = load(files, machine.device, machine.precision, save_memory=machine.save_memory)
+            beside, places = placed(files, self.further)
+            model = load(files, machine.device, machine.precision, beside, save_memory=machine.save_memory)
+            if len(model.controls) < 1 + len(beside):
+                raise ValueError(
+                    f"{files.checkpoints[0].name} has no ControlNet for {self.demo.control}, beside which others are "
+                    "to work: name it with --checkpoint as well"
+                )
             dtype = model.ldm.model.diffusion_model.dtype
             self._loaded = _Loaded(
                 model,
                 LatentColours(model.ldm),
-                FileHashes().begin([*files.checkpoints, files.config]),
+                FileHashes().begin([*files.checkpoints, *beside, files.config]),
                 Runtime.here(model.device, dtype, save_memory=machine.save_memory),
+                places,
             )
         return self._loaded
 
@@ -230,27 +251,28 @@ class Runner:
         _, default, limits = self.defaults()
         return map_request(self.demo, {"resolution": default, **values}, limits)
 
-    def _record(
-        self, prompt: str, settings: Settings, control: ControlMap, request: MapRequest, loaded: _Loaded
-    ) -> Record:
+    def _mapped_beside(self, picture: np.ndarray | Drawing, request: MapRequest) -> list[Mapped]:
+        if self.further and isinstance(picture, Drawing):
+            raise ValueError("a drawing has no further controls; save it, and give it as a file")
+        _, _, limits = self.defaults()
+        pairs = zip(self.further, self._further_maps, strict=True)
+        return [each.map_of(maps, picture, request.resolution, limits) for each, maps in pairs]
+
+    def _record(self, prompt: str, settings: Settings, maps: Sequence[Mapped], loaded: _Loaded) -> Record:
         """Of the first image of a batch."""
         *weights, config = loaded.hashes.result()
+        own, places = len(self.files().checkpoints), [0, *loaded.places]
         return Record(
             prompt,
             settings,
             settings.seed,
-            controls=(control,),
-            resolution=request.resolution,
-            weights=tuple(weights),
+            controls=tuple(mapped.record(place, places[place]) for place, mapped in enumerate(maps)),
+            resolution=maps[0].request.resolution,
+            weights=tuple(weights[:own]),
+            control_weights=tuple(weights[own:]),
             config=config,
             runtime=loaded.runtime,
         )
-
-    def _map_record(self, control_map: np.ndarray, request: MapRequest) -> ControlMap:
-        options = dict(zip((slider.name for slider in self.demo.options), request.options, strict=True))
-        if request.detect_resolution is not None:
-            options["detect_resolution"] = request.detect_resolution
-        return ControlMap(self.demo.control, png_of(control_map), request.is_map, {} if request.is_map else options)
 
     def _shown(self, folder: Path, control_map: np.ndarray) -> Path:
         path = folder / f"{self.demo.name}_map.png"

@@ -122,3 +122,32 @@ def test_mistakes_are_one_line(run, tmp_path, capsys, arguments, complaint):
 def test_a_map_alone_needs_its_controlnet(run, capsys):
     assert run("in", "--control", "none", "--out", "out", flags=[]) == 1
     assert "--control none needs --checkpoint, to say which ControlNet follows the map" in capsys.readouterr().err
+
+
+def test_further_controls_have_their_values_and_another_name(run, tmp_path, model, capsys):
+    command = ("in/small.png", "--control", "canny", "--out", "out", "steps=1", "seed=4", "end=1.0")
+    also = ("--also", "canny", f"checkpoint={model[1]}", "weight=0.5", "canny_low_threshold=20")
+    assert run(*command) == 0
+    assert run(*command, *also) == 0
+    assert run(*command, *also, "image=in/tall.png") == 0
+    assert run(*command, *also) == 0
+    assert "out: 0 images made, 1 kept, problems: 0" in capsys.readouterr().out
+    records = [read_record(path).controls for path in (tmp_path / "out").iterdir()]
+    assert sorted(len(controls) for controls in records) == [1, 2, 2]
+    both = [controls for controls in records if len(controls) == 2]
+    assert all(controls[1].options["canny_low_threshold"] == 20 for controls in both)
+    assert both[0][1].png != both[1][1].png
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("sketch",), "control must be one of canny"),
+        (("canny", "depth"), "--also takes one control and NAME=VALUE, got canny depth"),
+        (("canny", "steps=3"), "canny has no steps as a further control"),
+        (("none",), "--also none needs checkpoint=FILE"),
+    ],
+)
+def test_mistakes_in_further_controls_are_one_line(run, capsys, words, complaint):
+    assert run("in/small.png", "--control", "canny", "--out", "out", "--also", *words) == 1
+    assert complaint in capsys.readouterr().err
