@@ -36,7 +36,8 @@ from tqdm.auto import tqdm
 from cldm.apps import Demo
 from cldm.further import Further
 from cldm.jobs import Job, Report, jobs_from, run_jobs
-from cldm.runner import Machine, Runner
+from cldm.machine import Machine, add_machine_flags
+from cldm.runner import Runner
 from cldm.settings import Settings
 
 NO_DETECTOR = "none"
@@ -85,14 +86,7 @@ def _generate(given: argparse.Namespace) -> Report:
     sources, values = _sources_and_values(given)
     if len(sources) != 1:
         raise ValueError(f"expected one image, folder or .jsonl of jobs, got {len(sources)}: {', '.join(sources)}")
-    machine = Machine(
-        checkpoints=tuple(given.checkpoint),
-        config=given.config,
-        device=given.device or "auto",
-        precision=given.precision or "auto",
-        save_memory=given.save_memory,
-        detector=given.detector,
-    )
+    machine = Machine.of(given)
     further = [_further(words) for words in given.also]
     jobs, problems = jobs_from(Path(sources[0]), given.control, values, given.out)
 
@@ -230,25 +224,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--prompt", help="for all images; by default what the .txt beside each says")
     parser.add_argument("--again", nargs="+", type=Path, metavar="PNG", help="make these once more")
-    parser.add_argument(
-        "--checkpoint",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="weights: one file with everything, or a Stable Diffusion and a ControlNet; by default "
-        "models/control_sd15_..., or else the bundled miniature; with --again, what the image was made with",
-    )
-    parser.add_argument("--config", metavar="YAML", help="architecture; by default that of Stable Diffusion 1.5")
+    add_machine_flags(parser, "control_sd15_...", again="; with --again, the image's")
     parser.add_argument("--device", help="auto (the default), cpu, cuda, cuda:N or mps; with --again, the image's")
-    parser.add_argument(
-        "--precision",
-        choices=["auto", "float32", "bfloat16", "float16"],
-        help="of the networks; auto, the default, is float16 on CUDA and float32 elsewhere; with --again, the image's",
-    )
-    parser.add_argument(
-        "--detector", metavar="FILE", help="the detector's weights, a file or its folder; by default annotator/ckpts"
-    )
-    parser.add_argument("--save-memory", action="store_true", help="what is not in use leaves the accelerator")
     return parser
 
 

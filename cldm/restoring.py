@@ -8,6 +8,9 @@ from cldm.apps import Demo
 from cldm.records import Record, pixels_of, png_of
 from cldm.settings import Limit, Settings
 
+OF_START = ("denoise", "mask_border")
+"""Settings that say nothing without an image to start from."""
+
 
 @dataclass(frozen=True)
 class Restored:
@@ -16,12 +19,16 @@ class Restored:
     Attributes:
         values: By the names that `Runner.run` has for them, the control map in place of the picture.
         control_map: PNG of the map, as people bring one.
+        init_image: PNG of the image that it began with, if any.
+        mask: PNG of where that was repainted, if any.
         notes: What is not as it was, one sentence each.
     """
 
     values: dict[str, Any]
     control_map: bytes
     notes: tuple[str, ...]
+    init_image: bytes | None = None
+    mask: bytes | None = None
 
 
 def restore(demo: Demo, record: Record, resolutions: Limit, shown: set[str], weights: set[str]) -> Restored:
@@ -37,10 +44,9 @@ def restore(demo: Demo, record: Record, resolutions: Limit, shown: set[str], wei
     Raises:
         ValueError: If this app cannot make such an image; says which program can.
     """
-    if len(record.controls) != 1 or record.init_image is not None:
+    if len(record.controls) != 1:
         raise ValueError(
-            f"this image was made with {len(record.controls)} control maps"
-            f"{'' if record.init_image is None else ' of another image'}, and the apps take one map alone: "
+            f"this image was made with {len(record.controls)} control maps, and the apps take one map alone: "
             "tool_generate.py makes it again"
         )
     (control,) = record.controls
@@ -53,16 +59,20 @@ def restore(demo: Demo, record: Record, resolutions: Limit, shown: set[str], wei
             f"this image's short side has {resolution} pixels, and this app on its model makes from "
             f"{resolutions.lowest:g} to {resolutions.highest:g}: start it with the model that made the image"
         )
-    settings = {f.name: getattr(record.settings, f.name) for f in fields(Settings)}
+    settings, begun = (
+        {f.name: getattr(record.settings, f.name) for f in fields(Settings)},
+        record.init_image is not None,
+    )
     own_options = {slider.name for slider in demo.options} | {"detect_resolution"}
     values = {
-        **{name: value for name, value in settings.items() if name in shown},
+        **{name: value for name, value in settings.items() if name in shown and (begun or name not in OF_START)},
         **{name: value for name, value in control.options.items() if name in own_options},
         "prompt": record.prompt,
         "resolution": resolution,
         "is_map": True,
     }
-    return Restored(values, png_of(demo.network(pixels)), tuple(_notes(record, settings, shown, weights)))
+    notes = tuple(_notes(record, {**settings, **control.share}, shown, weights))
+    return Restored(values, png_of(demo.network(pixels)), notes, record.init_image, record.mask)
 
 
 def _notes(record: Record, settings: dict[str, Any], shown: set[str], weights: set[str]) -> list[str]:
@@ -70,11 +80,8 @@ def _notes(record: Record, settings: dict[str, Any], shown: set[str], weights: s
     if record.batch_size > 1:
         notes.append(f"It is number {record.index + 1} of {record.batch_size} images; its own seed is {record.seed}.")
     defaults = Settings()
-    missing = [
-        f"{name} = {value!r}"
-        for name, value in settings.items()
-        if name not in shown and value != getattr(defaults, name)
-    ]
+    unusual = {name: value for name, value in settings.items() if value != getattr(defaults, name, None)}
+    missing = [f"{name} = {value!r}" for name, value in unusual.items() if name not in shown]
     if missing:
         notes.append(f"This page has no field for {', '.join(missing)}: tool_generate.py makes the image again.")
     others = [file.name for file in record.weights if file.sha256 not in weights]

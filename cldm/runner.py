@@ -16,6 +16,7 @@ from annotator.images import read_image
 from cldm.apps import Demo, Drawing
 from cldm.further import Further, Mapped, share_of
 from cldm.further import places as placed
+from cldm.machine import Machine
 from cldm.maps import MapMaker, MapRequest, map_request, whole
 from cldm.model_files import ModelFiles, find_model
 from cldm.records import FileHashes, Record, Runtime, WeightsFile, save_png
@@ -25,27 +26,6 @@ from cldm.starts import read_start
 _RESOLUTIONS = Limit(256, 768, True)
 _MINIATURE_RESOLUTIONS = Limit(64, 256, True)
 _RUNS_KEPT = 16  # folders of PNGs; the page has copies of its own by then
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What an app runs on.
-
-    Attributes:
-        checkpoints: The user's weights; none for the best there are, see `cldm.model_files.find_model`.
-        config: The user's yaml.
-        device: auto, cpu, cuda, cuda:N or mps.
-        precision: auto, float32, bfloat16 or float16.
-        save_memory: Whether what is not in use leaves the accelerator.
-        detector: The detector's weights, a file or folder; None is `annotator/ckpts/`.
-    """
-
-    checkpoints: tuple[str, ...] = ()
-    config: str | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    save_memory: bool = False
-    detector: str | None = None
 
 
 @dataclass(frozen=True)
@@ -165,7 +145,7 @@ class Runner:
         Args:
             values: "image", a file's path or a `Drawing`, "is_map", "prompt", "resolution", "detect_resolution", the
                 fields of `Settings` and the options by name; "weight", "start" and "end" of the control, see
-                `cldm.controls.Control`; files as "init_image" and "mask" to repaint.
+                `cldm.controls.Control`; files or pixels as "init_image" and "mask" to repaint.
             tell: See `Tell`.
 
         Raises:
@@ -231,7 +211,8 @@ class Runner:
 
             files, machine = self.files(), self.machine
             beside, places = placed(files, self.further)
-            model = load(files, machine.device, machine.precision, beside, save_memory=machine.save_memory)
+            flags = {"save_memory": machine.save_memory, "compile": machine.compile}
+            model = load(files, machine.device, machine.precision, beside, **flags)
             if len(model.controls) < 1 + len(beside):
                 raise ValueError(
                     f"{files.checkpoints[0].name} has no ControlNet for {self.demo.control}, beside which others are "
@@ -242,7 +223,7 @@ class Runner:
                 model,
                 LatentColours(model.ldm),
                 FileHashes().begin([*files.checkpoints, *beside, files.config]),
-                Runtime.here(model.device, dtype, save_memory=machine.save_memory),
+                Runtime.here(model.device, dtype, **flags),
                 places,
             )
         return self._loaded

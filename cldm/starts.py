@@ -38,7 +38,7 @@ def read_start(values: Mapping[str, Any], size: tuple[int, int]) -> Start:
     """Read what a job names as "init_image" and "mask", and scale it to the control map's size.
 
     Args:
-        values: Files by these names; either may be left out.
+        values: Files or pixels, uint8, by these names; either may be left out or None.
         size: Height and width.
 
     Raises:
@@ -48,9 +48,14 @@ def read_start(values: Mapping[str, Any], size: tuple[int, int]) -> Start:
     if image is None and mask is not None:
         raise ValueError("expected an init_image together with the mask, which says where to repaint it")
     return Start(
-        None if image is None else _scaled(HWC3(read_image(image)), size),
-        None if mask is None else resize(HWC3(read_image(mask)).max(axis=2), size, cv2.INTER_NEAREST),
+        None if image is None else _scaled(_pixels(image), size),
+        None if mask is None else resize(_pixels(mask).max(axis=2), size, cv2.INTER_NEAREST),
     )
+
+
+def _pixels(given: Any) -> np.ndarray:
+    """RGB of a file's picture, or of pixels."""
+    return HWC3(given if isinstance(given, np.ndarray) else read_image(given))
 
 
 def _scaled(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -21,6 +21,8 @@ FLOORS = {
     "cldm.restoring": 5,
     "cldm.starts": 5,
     "cldm.jobs": 5,
+    "cldm.machine": 5,
+    "cldm.further": 5,
     "cldm.runner": 5,
     "cldm.demo": 5,
     "training": 6,

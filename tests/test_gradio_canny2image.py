@@ -137,6 +137,53 @@ def test_a_saved_image_restores_its_settings_and_makes_itself_again(page, app, c
 
 
 @pytest.mark.browser
+def test_what_is_painted_on_an_image_is_repainted_and_restored(page, app, client, picture, tmp_path):
+    page.set_input_files("input[type=file]", picture)
+    page.get_by_text("Start from an image").click()
+    editor = page.locator(".block").filter(has_text="Image to start from")
+    uploads = editor.locator("input[type=file]")
+    uploads.last.wait_for(state="attached")
+    page.wait_for_timeout(1000)  # the section may be mounted once more, see serving.fill_in
+    photo = np.random.default_rng(0).integers(0, 256, (64, 128, 3), dtype=np.uint8)
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    uploads.last.set_input_files(tmp_path / "photo.png")
+    canvas = editor.locator("canvas").first
+    canvas.wait_for()
+    page.wait_for_timeout(1500)  # until the picture is on it
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + 0.45 * box["width"], box["y"] + 0.5 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.55 * box["width"], box["y"] + 0.5 * box["height"], steps=8)
+    page.mouse.up()
+    page.get_by_text("Advanced options").click()
+    fill_in(page, {"Seed": "7", "number input for Steps": "4"})
+    page.get_by_role("button", name="Run", exact=True).click()
+    _, image = shown(page, app)
+    gallery, _, _ = client.predict(image=handle_file(picture), steps=4, seed=7, api_name="/run")
+    assert not np.array_equal(image, np.asarray(Image.open(gallery[1]["image"])))
+    kept = (image == photo).all(axis=2)
+    assert 0.3 < kept.mean() < 0.98, "outside of the strokes the photo stays to the bit"
+    source = page.locator(".grid-container img, .gallery-item img").last.get_attribute("src")
+    (tmp_path / "made.png").write_bytes(page.request.get(source).body())
+    record = read_record(tmp_path / "made.png")
+    assert np.array_equal(pixels_of(record.mask) > 127, ~kept)
+
+    page.reload()
+    page.get_by_text("Restore settings from an image").click()
+    saved = page.locator(".block").filter(has_text="Saved image").locator("input[type=file]")
+    saved.last.wait_for(state="attached")
+    page.wait_for_timeout(1000)
+    page.get_by_text("Start from an image").click()
+    page.wait_for_timeout(1000)
+    saved.last.set_input_files(tmp_path / "made.png")
+    page.get_by_text("Settings restored.").wait_for()
+    page.wait_for_timeout(1500)
+    page.get_by_role("button", name="Run", exact=True).click()
+    _, again = shown(page, app)
+    assert np.array_equal(again, image)
+
+
+@pytest.mark.browser
 def test_run_without_an_image_is_a_message(page):
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_text("expected an image, got none: upload one, then press Run").first.wait_for()

@@ -3,7 +3,7 @@
 import base64
 import html
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ import numpy as np
 from cldm.apps import Drawing
 from cldm.demo.serving import message
 from cldm.demo.streaming import stream
-from cldm.records import read_record
-from cldm.restoring import restore
+from cldm.records import pixels_of, png_of, read_record
+from cldm.restoring import OF_START, restore
 from cldm.runner import Pictures, Runner, Update
 
 _FORMING_SIDE = 192  # pixels of a picture as it forms, on the page
@@ -33,7 +33,7 @@ class Listeners:
     def __init__(self, runner: Runner, inputs: Mapping[str, Any]) -> None:
         self._runner, self._inputs = runner, dict(inputs)
 
-    async def run(self, **values: Any) -> AsyncGenerator[tuple[Any, Any, str], None]:
+    async def run(self, init_image: Any = None, **values: Any) -> AsyncGenerator[tuple[Any, Any, str], None]:
         """Make a control map of an image and images of the map."""
         import gradio as gr
         import torch
@@ -42,7 +42,7 @@ class Listeners:
         shown: Path | None = None
         yield [], "", _progress(Update(0.0, "Starting"))
         try:
-            given = self._given(values)
+            given = self._given(values, init_image)
             async with aclosing(stream(lambda tell: self._runner.run(given, tell))) as updates:
                 async for update in updates:
                     if isinstance(update, Pictures):
@@ -59,12 +59,12 @@ class Listeners:
             yield gr.skip(), gr.skip(), ""
             raise message(str(error)) from error
 
-    def preview(self, **values: Any) -> tuple[Any, str, str]:
+    def preview(self, init_image: Any = None, **values: Any) -> tuple[Any, str, str]:
         """Make a control map of an image, and show it."""
         import torch
 
         try:
-            shown = self._runner.preview(self._given(values))
+            shown = self._runner.preview(self._given(values, init_image))
         except torch.OutOfMemoryError as error:
             raise message("out of memory: choose a lower resolution") from error
         except _EXPECTED as error:
@@ -88,23 +88,60 @@ class Listeners:
         except _EXPECTED as error:
             text = str(error).replace(saved["path"], Path(saved["path"]).name)
             raise message(text) from error
-        control_map = runner.new_folder() / "restored_map.png"
-        control_map.write_bytes(restored.control_map)
-        picture = {"background": str(control_map), "layers": [], "composite": str(control_map)}
-        values = {**restored.values, "image": picture if runner.demo.canvas else str(control_map)}
+        folder = runner.new_folder()
+        control_map = _written(folder / "restored_map.png", restored.control_map)
+        values = {**restored.values, "image": _layered(control_map) if runner.demo.canvas else control_map}
+        values["init_image"] = None
+        if restored.init_image is not None:
+            strokes = [] if restored.mask is None else [_written(folder / "strokes.png", _strokes(restored.mask))]
+            values["init_image"] = _layered(_written(folder / "init_image.png", restored.init_image), strokes)
         status = _said(" ".join(["Settings restored.", *restored.notes]))
         return [*(values.get(name, gr.skip()) for name in self._inputs), status]
 
-    def _given(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def _given(self, values: Mapping[str, Any], init_image: Any) -> dict[str, Any]:
         """The browser's values as the runner takes them.
+
+        The image to start from stands apart, since for gradio only a named argument may be left out by programs.
 
         Raises:
             ValueError: If what comes from the canvas is no drawing.
         """
         image = values.get("image") or {}
+        start = _start(self._inputs["init_image"], init_image) if init_image else {}
+        given = {name: value for name, value in values.items() if name not in OF_START}
+        if start:
+            given |= {**start, **{name: values[name] for name in OF_START if name in values}}
         if not self._runner.demo.canvas:
-            return {**values, "image": image.get("path")}
-        return {**values, "image": _drawing(self._inputs["image"], image) if image else None}
+            return {**given, "image": image.get("path")}
+        return {**given, "image": _drawing(self._inputs["image"], image) if image else None}
+
+
+def _start(editor: Any, sent: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Of an image with strokes on it, the image and where it is painted."""
+    drawing = _drawing(editor, sent)
+    strokes = drawing.strokes()
+    painted = strokes is not None and (strokes > 127).any()
+    if drawing.background is None:
+        if painted:
+            raise ValueError("expected an image to start from under what is painted: upload one, or clear the strokes")
+        return {}
+    return {"init_image": drawing.background, **({"mask": strokes} if painted else {})}
+
+
+def _written(path: Path, png: bytes) -> str:
+    path.write_bytes(png)
+    return str(path)
+
+
+def _layered(background: str, layers: Sequence[str] = ()) -> dict[str, Any]:
+    """What a canvas shows: a file, and files of strokes on it."""
+    return {"background": background, "layers": list(layers), "composite": None if layers else background}
+
+
+def _strokes(mask: bytes) -> bytes:
+    """A mask, a PNG, as white strokes on nothing."""
+    inside = np.where(pixels_of(mask) > 127, np.uint8(255), np.uint8(0))
+    return png_of(np.dstack([np.full((*inside.shape, 3), 255, np.uint8), inside]))
 
 
 def _drawing(canvas: Any, sent: Mapping[str, Any]) -> Drawing:

@@ -13,6 +13,7 @@ _SAMPLER_NAMES = {"ddim": "DDIM", "dpm++": "DPM-Solver++ (2M)", "unipc": "UniPC"
 _CANVAS, _CANVAS_SIDE = Limit(256, 1024, True), 512
 _MINIATURE_CANVAS, _MINIATURE_CANVAS_SIDE = Limit(128, 512, True), 256
 _CANVAS_STEP = 64
+_DENOISE = 0.75  # to begin with, where people give an image
 _BRUSH = ["#000000", "#ffffff", "#ff0000"]
 
 
@@ -34,6 +35,8 @@ def build(runner: Runner) -> Any:
                     cancel = gr.Button("Cancel", variant="stop")
                 with gr.Accordion("Advanced options", open=False):
                     inputs |= _advanced(runner)
+                with gr.Accordion("Start from an image", open=False):
+                    inputs |= _start()
                 with gr.Accordion("Restore settings from an image", open=False):
                     gr.Markdown("An image that was saved here, as a PNG, knows how it was made.")
                     saved = gr.Image(label="Saved image", type="filepath", image_mode=None, sources=["upload"])
@@ -133,9 +136,8 @@ def _advanced(runner: Runner) -> dict[str, Any]:
     demo = runner.demo
     settings, resolution, resolutions = runner.defaults()
 
-    def slider(label: str, name: str, step: float) -> Any:
-        limit = LIMITS[name]
-        return gr.Slider(limit.lowest, limit.highest, value=getattr(settings, name), step=step, label=label)
+    def slider(label: str, name: str, step: float, info: str | None = None) -> Any:
+        return _slider(label, name, getattr(settings, name), step, info)
 
     inputs = {
         "images": slider("Images", "images", 1),
@@ -169,7 +171,44 @@ def _advanced(runner: Runner) -> dict[str, Any]:
         "eta": slider("Eta (DDIM)", "eta", 0.01),
         "added_prompt": gr.Textbox(settings.added_prompt, label="Added prompt"),
         "negative_prompt": gr.Textbox(settings.negative_prompt, label="Negative prompt"),
+        "cfg_resolution_weighting": gr.Checkbox(
+            settings.cfg_resolution_weighting,
+            label="Resolution weighting",
+            info="the unconditional pass sees no map, and coarse connections weigh more; not with guess mode",
+        ),
+        "clip_skip": slider("CLIP skip", "clip_skip", 1, "text encoder's layer, from the end; 0 is the model's own"),
+        "long_prompts": gr.Checkbox(
+            settings.long_prompts, label="Long prompts", info="read more than 75 tokens, in chunks of 75"
+        ),
     }
+
+
+def _start() -> dict[str, Any]:
+    """Image-to-image, and with strokes on the image inpainting."""
+    import gradio as gr
+
+    gr.Markdown("Instead of noise. Paint on it, and it changes there alone.")
+    return {
+        "init_image": gr.ImageEditor(
+            label="Image to start from",
+            type="numpy",
+            image_mode="RGBA",
+            sources=["upload", "clipboard"],
+            brush=gr.Brush(colors=["#ffffff"], color_mode="fixed"),
+            transforms=(),
+            format="png",
+        ),
+        "denoise": _slider("Denoising", "denoise", _DENOISE, 0.01, "0 leaves the image as it is, 1 nothing of it"),
+        "mask_border": _slider("Fading border of what is painted, pixels", "mask_border", 0, 1),
+    }
+
+
+def _slider(label: str, name: str, value: float, step: float, info: str | None = None) -> Any:
+    """A slider between a setting's limits."""
+    import gradio as gr
+
+    limit = LIMITS[name]
+    return gr.Slider(limit.lowest, limit.highest, value=value, step=step, label=label, info=info)
 
 
 def _examples(runner: Runner, inputs: dict[str, Any]) -> None:

@@ -104,6 +104,29 @@ def test_a_drawing_and_what_is_none(demo, full_size, tmp_path, monkeypatch):
         listeners.preview(image={"background": {"path": str(tmp_path / "layer.png")}})
 
 
+def test_an_image_to_start_from_and_where_it_is_painted(listeners, tmp_path, monkeypatch):
+    picture, layer = np.full((48, 64, 3), 90, np.uint8), np.zeros((48, 64, 4), np.uint8)
+    layer[10:20, :, 3] = 255
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    Image.fromarray(layer).save(tmp_path / "layer.png")
+    background, strokes = ({"path": str(tmp_path / f"{name}.png")} for name in ("picture", "layer"))
+    taken = []
+    monkeypatch.setattr(Runner, "preview", lambda runner, values: taken.append(values))
+    settings = {"denoise": 0.6, "mask_border": 4}
+    listeners.preview(init_image={"background": background, "layers": [strokes], "composite": None}, **settings)
+    listeners.preview(init_image={"background": background, "layers": [], "composite": None}, **settings)
+    listeners.preview(init_image={"background": None, "layers": [], "composite": None}, **settings)
+    listeners.preview(**settings)
+    painted, whole, cleared, none = taken
+    assert np.array_equal(painted["init_image"][..., :3], picture)
+    assert np.array_equal(painted["mask"], layer[..., 3])
+    assert (painted["denoise"], painted["mask_border"]) == (0.6, 4)
+    assert "mask" not in whole
+    assert not {"init_image", "mask", "denoise", "mask_border"} & {*cleared, *none}
+    with pytest.raises(gr.Error, match="expected an image to start from under what is painted"):
+        listeners.preview(init_image={"background": None, "layers": [strokes], "composite": None})
+
+
 def saved(folder: Path, **changes) -> Path:
     control = ControlMap("canny", png_of(MAP), options={"low": 30})
     record = Record("a bird", Settings(steps=7, seed=3), 3, controls=(control,))
@@ -120,6 +143,22 @@ def test_a_saved_image_sets_the_page(demo, full_size, tmp_path, canvas):
     wanted = {"prompt": "a bird", "is_map": True, "resolution": 256, "steps": 7, "seed": 3, "low": 30}
     assert {name: restored[name] for name in wanted} == wanted
     assert status == "<p>Settings restored.</p>"
+
+
+def test_a_saved_image_brings_what_it_began_with(listeners, tmp_path):
+    mask = np.zeros((256, 320), np.uint8)
+    mask[50:70] = 255
+    begun = {"init_image": png_of(MAP + 7), "mask": png_of(mask), "settings": Settings(seed=3, denoise=0.4)}
+    *values, _ = listeners.restore({"path": str(saved(tmp_path, **begun))})
+    restored = dict(zip(listeners._inputs, values, strict=True))
+    assert restored["denoise"] == 0.4
+    editor = restored["init_image"]
+    assert np.array_equal(np.asarray(Image.open(editor["background"])), MAP + 7)
+    (layer,) = editor["layers"]
+    assert np.array_equal(np.asarray(Image.open(layer))[..., 3], mask)
+    (tmp_path / "saved.png").unlink()
+    *values, _ = listeners.restore({"path": str(saved(tmp_path))})
+    assert dict(zip(listeners._inputs, values, strict=True))["init_image"] is None
 
 
 def test_what_cannot_be_restored_is_a_message(listeners, tmp_path):

@@ -1,6 +1,6 @@
 """The page built from a description."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import gradio as gr
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from cldm.apps import Demo
 from cldm.demo import build
 from cldm.runner import Machine, Runner
-from cldm.settings import ADDED_PROMPT, NEGATIVE_PROMPT
+from cldm.settings import ADDED_PROMPT, NEGATIVE_PROMPT, Settings
 
 
 def components(page: gr.Blocks) -> dict[str, gr.blocks.Block]:
@@ -30,14 +30,25 @@ def test_the_page_has_the_published_apps_settings(demo, full_size):
         "Steps": (1, 100, 20, 1),
         "Guidance scale": (0.1, 30, 9.0, 0.1),
         "Eta (DDIM)": (0, 1, 0.0, 0.01),
+        "CLIP skip": (0, 12, 0, 1),
+        "Denoising": (0, 1, 0.75, 0.01),
+        "Fading border of what is painted, pixels": (0, 128, 0, 1),
     }
     found = components(build(Runner(demo, full_size)))
     assert found["Guess mode"].value is False
+    assert found["Resolution weighting"].value is False
+    assert found["Long prompts"].value is False
     assert found["The input is already a control map"].value is False
     assert found["Seed"].value == -1
     assert found["Sampler"].value == "ddim"
     assert [value for _, value in found["Sampler"].choices] == ["ddim", "dpm++", "unipc"]
     assert (found["Added prompt"].value, found["Negative prompt"].value) == (ADDED_PROMPT, NEGATIVE_PROMPT)
+
+
+def test_every_setting_has_a_field(demo, full_size):
+    page = build(Runner(demo, full_size))
+    (run,) = (fn for fn in page.fns.values() if fn.api_name == "run")
+    assert {field.name for field in fields(Settings)} <= set(run.fn.__self__._inputs)
 
 
 def test_a_detection_resolution_and_a_canvas_where_the_app_has_them(demo, full_size):
