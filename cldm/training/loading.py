@@ -4,14 +4,16 @@ import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from cldm.data.batches import collate
 from cldm.data.watch import Board, Watched, begun, names_of
 from cldm.training.order import Place, Share, epoch_order
 
@@ -107,7 +109,8 @@ class _OrderedLoader(DataLoader):
     def __init__(self, dataset: Any, share: Share, epoch: Callable[[], int], seed: int, reading: _Reading):
         self._share, self._epoch, self._seed, self._board = share, epoch, seed, reading.board
         watched = Watched(dataset, reading.board) if reading.num_workers else dataset
-        super().__init__(watched, batch_sampler=_Batches(self._batches), **reading.options())
+        together = partial(collate, name_of=reading.board.name_of)
+        super().__init__(watched, batch_sampler=_Batches(self._batches), collate_fn=together, **reading.options())
 
     def __len__(self) -> int:
         return len(self._share)
@@ -152,7 +155,7 @@ class _StreamLoader:
         reader = _Reader(self._dataset, self._share, self._epoch(), self._board)
         items = begun(self._board, DataLoader(reader, batch_size=None, **self._options).__iter__)
         while batch := list(islice(items, self._share.batch_size)):
-            yield default_collate(batch)
+            yield collate(batch, self._board.name_of)
 
 
 class _Reader(IterableDataset):

@@ -1,0 +1,50 @@
+"""Samples to batches."""
+
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from cldm.data import Indexed
+from cldm.data.batches import collate
+from cldm.data.errors import DataError
+from cldm.data.watch import explained
+from cldm.training import TrainingData
+
+
+class Photos:
+    """Rows whose images are as large as they are."""
+
+    def __init__(self, *shapes: tuple[int, ...]):
+        self.shapes = shapes
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def name_of(self, index: int) -> str:
+        return f"prompt.json, line {index + 1}"
+
+    def __getitem__(self, index: int) -> dict:
+        return {"jpg": np.zeros(self.shapes[index], np.float32), "txt": "a photo"}
+
+
+def test_samples_of_one_size_are_a_batch():
+    batch = collate([{"index": k, **Photos((4, 6, 3))[0]} for k in range(2)])
+    assert batch["jpg"].shape == (2, 4, 6, 3)
+    assert batch["txt"] == ["a photo", "a photo"]
+    assert torch.equal(batch["index"], torch.arange(2))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_samples_of_different_sizes_are_named_with_what_to_do(num_workers):
+    data = TrainingData(Indexed(Photos((4, 6, 3), (6, 4, 3))), 2, num_workers=num_workers, timeout=60)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, current_epoch=0)
+    with pytest.raises(DataError) as refused, explained(data.board):
+        list(data.train_dataloader())
+    message = str(refused.value)
+    assert re.match(r"a batch needs samples of one size, got jpg \(., ., 3\) of prompt.json, line", message)
+    assert {"line 1", "line 2"} <= set(re.findall(r"line \d", message))
+    assert "give all one size, as size=512 does" in message
+    assert message.endswith("or train with batch_size=1")
