@@ -13,22 +13,24 @@ from cldm.shapes import Scene
 from ldm.modules.encoders.modules import FrozenCLIPEmbedder
 from training.mini.latents import Latents
 from training.mini.loop import Plan, train
-from training.mini.maps import MAPS, shows
+from training.mini.maps import MAPS, SIZE, shows
 from training.mini.unet import Course
 
 PLANS = (
     Plan("control", steps=3_500, learning_rate=1e-3, bfloat16=True),
-    Plan("control_longer", steps=4_500, learning_rate=7e-4, bfloat16=True),  # from where the first ended
+    Plan("control_longer", steps=8_000, learning_rate=1e-3, bfloat16=True),  # from where the first ended
 )
 _BATCH = 32
-_CANNY_SHARE = 0.28  # of the maps; the other kinds share the rest evenly
+_SHARES = {"canny": 0.4, "pose": 0.12}  # of the maps; the other kinds share the rest evenly
+_BORDER_WEIGHT = 4.0  # of the loss in cells of the latents that the shape's border crosses; 1 elsewhere
 
 
 def map_of(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """A control map of the scene of a kind drawn at random, uint8 RGB (128, 128, 3)."""
+    rest = (1 - sum(_SHARES.values())) / (len(MAPS) - len(_SHARES))
+    kinds, shares = list(MAPS), [_SHARES.get(kind, rest) for kind in MAPS]
     while True:
-        others = [kind for kind in MAPS if kind != "canny"]
-        kind = "canny" if rng.random() < _CANNY_SHARE else others[rng.integers(len(others))]
+        kind = kinds[rng.choice(len(kinds), p=shares)]
         if shows(kind, scene):
             return MAPS[kind](scene, rng)
 
@@ -38,8 +40,23 @@ def hints(maps: list[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(maps)).permute(0, 3, 1, 2).float() / 255
 
 
-def main(config: Path, work: Path, unet: nn.Module, text_model: FrozenCLIPEmbedder, latents: Latents) -> ControlNet:
-    """Train, or resume, and return the ControlNet."""
+def border_weights(scenes: list[Scene], side: int) -> Tensor:
+    """Weights of the loss (b, 1, side, side), 1 on average: where the border passes, the map decides what is there."""
+    masks = torch.from_numpy(np.stack([scene.mask(SIZE) for scene in scenes])).float()[:, None]
+    inside = F.adaptive_avg_pool2d(masks, side)
+    weights = 1 + (_BORDER_WEIGHT - 1) * ((inside > 0) & (inside < 1)).float()
+    return weights / weights.mean((2, 3), keepdim=True)
+
+
+def main(
+    config: Path,
+    work: Path,
+    unet: nn.Module,
+    text_model: FrozenCLIPEmbedder,
+    latents: Latents,
+    first: nn.Module | None = None,
+) -> ControlNet:
+    """Train, or resume, and return the ControlNet; `first` is what the first plan ended with, if it is there."""
     torch.manual_seed(0)
     settings = OmegaConf.load(config)
     params = settings.model.params
@@ -55,7 +72,9 @@ def main(config: Path, work: Path, unet: nn.Module, text_model: FrozenCLIPEmbedd
         chosen, z, context = course.batch(rng, _BATCH)
         hint = hints([map_of(latents.scenes[i], rng) for i in chosen])
         x, t, v = course.noisy(z)
-        return F.mse_loss(locked(x, t, context, control=control(x, hint, t, context)).float(), v)
+        error = locked(x, t, context, control=control(x, hint, t, context)).float() - v
+        return (border_weights([latents.scenes[i] for i in chosen], z.shape[-1]) * error.square()).mean()
 
-    control.load_state_dict(train(PLANS[0], control, loss_of, work).state_dict())
+    first = train(PLANS[0], control, loss_of, work) if first is None else first
+    control.load_state_dict(first.state_dict())
     return train(PLANS[1], control, loss_of, work)

@@ -14,6 +14,7 @@ from cldm.fidelity import colour_errors, drawn_shape, iou
 from cldm.model_files import MINIATURE_SCALE
 from cldm.shapes import COLOURS, Scene, sample_scene
 from ldm.models.diffusion.ddim import DDIMSampler
+from ldm.models.diffusion.sampler import Sampler
 from training.mini.autoencoder import SIZE, psnr
 from training.mini.control import hints
 from training.mini.maps import MAPS, shows
@@ -63,6 +64,7 @@ def generate(
     steps: int = STEPS,
     scale: float = SCALE,
     seed: int = _SEED,
+    sampler: type[Sampler] = DDIMSampler,
 ) -> list[np.ndarray]:
     """An image for each scene's prompt, and for its map of that kind if there is one; uint8 RGB (128, 128, 3)."""
     latents = torch.randn(len(scenes), 4, SIZE // 8, SIZE // 8, generator=torch.Generator().manual_seed(seed))
@@ -72,7 +74,7 @@ def generate(
         control = _control(model, few, kind, strength)
         cond = {"c_crossattn": [model.get_learned_conditioning([scene.prompt for scene in few])], **control}
         uncond = {"c_crossattn": [model.get_unconditional_conditioning(len(few))], **control}
-        samples, _ = DDIMSampler(model).sample(
+        samples, _ = sampler(model).sample(
             steps,
             len(few),
             tuple(latents.shape[1:]),

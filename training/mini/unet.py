@@ -16,10 +16,7 @@ from training.mini.latents import Latents
 from training.mini.loop import Plan, train
 from training.mini.text import NEGATIVE_PROMPT, words_of
 
-PLANS = (
-    Plan("unet", steps=5_500, learning_rate=1e-3, bfloat16=True),
-    Plan("unet_longer", steps=8_000, learning_rate=7e-4, bfloat16=True),  # from where the first ended
-)
+PLAN = Plan("unet", steps=5_500, learning_rate=1e-3, bfloat16=True)
 _BATCH = 32
 _DROPPED_SHARE = 0.1  # of prompts, so that guidance has something to move away from
 
@@ -56,10 +53,8 @@ class Course:
         return add_noise(z, eps, abar), t, velocity(z, eps, abar)
 
 
-def main(
-    config: Path, work: Path, text_model: FrozenCLIPEmbedder, latents: Latents, first: nn.Module | None = None
-) -> nn.Module:
-    """Train, or resume, and return the U-Net; `first` is what the first plan ended with, if it is there already."""
+def main(config: Path, work: Path, text_model: FrozenCLIPEmbedder, latents: Latents) -> nn.Module:
+    """Train, or resume, and return the U-Net."""
     torch.manual_seed(0)
     settings = OmegaConf.load(config)
     unet = UNetModel(**OmegaConf.to_container(settings.model.params.unet_config.params))
@@ -70,6 +65,4 @@ def main(
         x, t, v = course.noisy(z)
         return F.mse_loss(unet(x, t, context).float(), v)
 
-    first = train(PLANS[0], unet, loss_of, work) if first is None else first
-    unet.load_state_dict(first.state_dict())
-    return train(PLANS[1], unet, loss_of, work)
+    return train(PLAN, unet, loss_of, work)

@@ -9,21 +9,31 @@ from torch import nn
 from cldm.model import load_model
 from cldm.weights.reading import read_weights
 from training.mini.latents import encode
-from training.mini.make import half, kept_parts, save
+from training.mini.make import BASE, CONTROL, half, kept_parts, save, save_base
 
 MODELS = Path(__file__).resolve().parents[3] / "models"
-BASE = MODELS / "sd_mini.safetensors"
 
 
-def test_kept_parts_are_those_of_the_base():
-    text_model, autoencoder, unet = kept_parts(BASE)
-    model = load_model(MODELS / "cldm_mini.yaml", BASE, *MODELS.glob("control_mini*.safetensors"), device="cpu")
+def test_kept_parts_are_those_of_the_files():
+    text_model, autoencoder, unet, control = kept_parts(MODELS)
+    model = load_model(MODELS / "cldm_mini.yaml", MODELS / BASE, MODELS / CONTROL, device="cpu")
     prompts = ["light coral star with navy background", ""]
     assert torch.equal(text_model(prompts), model.cond_stage_model(prompts))
     z = torch.randn(1, 4, 8, 8)
     assert torch.equal(autoencoder.decode(z), model.first_stage_model.decode(z))
     x, t, context = torch.randn(1, 4, 16, 16), torch.tensor([500]), model.get_learned_conditioning(prompts[:1])
     assert torch.equal(unet(x, t, context), model.model.diffusion_model(x, t, context))
+    hint = torch.rand(1, 3, 128, 128)
+    for ours, theirs in zip(control(x, hint, t, context), model.control_model(x, hint, t, context), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_base_is_saved_as_it_was_read(tmp_path):
+    *parts, _ = kept_parts(MODELS)
+    save_base(*parts, tmp_path / BASE)
+    written, shipped = read_weights(tmp_path / BASE), read_weights(MODELS / BASE)
+    assert set(written) == set(shipped)
+    assert all(torch.equal(written[name], shipped[name]) for name in shipped)
 
 
 def test_a_file_has_half_precision_and_the_prefix(tmp_path):
@@ -36,7 +46,7 @@ def test_a_file_has_half_precision_and_the_prefix(tmp_path):
 
 
 def test_latents_are_encoded_once_and_have_a_standard_deviation_of_1(tmp_path):
-    _, autoencoder, _ = kept_parts(BASE)
+    _, autoencoder, *_ = kept_parts(MODELS)
     first = encode(autoencoder, tmp_path, count=32)
     assert first.z.shape == (32, 4, 16, 16)
     assert abs(first.z.std().item() - 1) < 1e-3
