@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bench.live_memory import LiveBytes
+from bench.live_bytes import LiveBytes
 from cldm.conditions import EncodedControl, summed
 from cldm.model import read_config
 from ldm.modules.diffusionmodules.strips import Strips
@@ -76,9 +76,10 @@ def _size(module: torch.nn.Module) -> int:
 
 def _beside(device: str, run: Any) -> int:
     """Bytes on the device at the most while something runs, above what was there."""
-    memory = LiveBytes(device)
+    memory = LiveBytes(device=device)
     with memory:
-        before = memory.live
+        memory.look_around()
+        before = memory.now
         run()
     return memory.peak - before
 

@@ -53,6 +53,9 @@ class Course:
         pairs: In the dataset.
         batch_size: Pairs a step.
         learning_rate: Of AdamW; high, because the miniature is small.
+        warmup_steps: In which the learning rate rises; from there it falls to nothing along a half cosine.
+        gradient_clip: Largest norm of all gradients together.
+        beta2: Of AdamW.
         prompt_dropout: Share of prompts that are replaced by the empty one.
         judged: Held-out hints that each IoU is the mean of.
     """
@@ -62,7 +65,10 @@ class Course:
     pairs: int = 2000
     batch_size: int = 16
     learning_rate: float = 1e-3
-    prompt_dropout: float = 0.5
+    warmup_steps: int = 50
+    gradient_clip: float = 1.0
+    beta2: float = 0.99
+    prompt_dropout: float = 0.1
     judged: int = 20
 
 
@@ -127,6 +133,10 @@ def settings_of(seed: int, course: Course, data: Path, work: Path) -> Settings:
         cache=str(work / "cache"),
         batch_size=course.batch_size,
         learning_rate=course.learning_rate,
+        warmup_steps=course.warmup_steps,
+        schedule="cosine",
+        gradient_clip=course.gradient_clip,
+        beta2=course.beta2,
         prompt_dropout=course.prompt_dropout,
         max_steps=course.steps,
         seed=seed,
@@ -148,16 +158,22 @@ def batches(settings: Settings) -> Iterator[dict[str, Any]]:
 
 
 def train_diffusers(settings: Settings, judge: Judge) -> None:
-    """The loop of diffusers' train_controlnet example, with our settings: no clipping, and dropped prompts."""
+    """The loop of diffusers' train_controlnet example, with our settings, dropped prompts among them."""
+    from diffusers.optimization import get_scheduler
+
     networks = Networks(require(settings, "").model())
-    optimizer = torch.optim.AdamW(networks.controlnet.parameters(), lr=settings.learning_rate)
+    weights, betas = list(networks.controlnet.parameters()), (settings.beta1, settings.beta2)
+    optimizer = torch.optim.AdamW(weights, settings.learning_rate, betas, weight_decay=settings.weight_decay)
+    rate = get_scheduler(settings.schedule, optimizer, settings.warmup_steps, settings.max_steps)
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
     for step, batch in enumerate(batches(settings), start=1):
         dropped = rng.random(settings.batch_size) < settings.prompt_dropout
         prompts = ["" if drop else prompt for drop, prompt in zip(dropped, batch["txt"], strict=True)]
         networks.loss(batch["jpg"], batch["hint"], prompts).backward()
+        torch.nn.utils.clip_grad_norm_(weights, settings.gradient_clip)
         optimizer.step()
+        rate.step()
         optimizer.zero_grad(set_to_none=True)
         judge.after(step, lambda: take(networks.controlnet, judge.model.control_model))
         if step == settings.max_steps:

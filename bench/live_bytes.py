@@ -1,5 +1,6 @@
-"""The most bytes that tensors hold at once, counted by storage, on any device."""
+"""The most bytes that tensors hold at once, counted by storage: no allocator and no page cache in the figure."""
 
+import gc
 import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -13,20 +14,33 @@ from torch.utils._pytree import tree_iter
 class LiveBytes(TorchDispatchMode):
     """Counts storages from the operation that makes them until nothing holds them any more.
 
-    What autograd saves for the backward pass, gradients and optimizer states are such storages too. Memory that a
-    kernel uses while it runs is not seen, nor are files that are mapped.
+    What autograd saves for the backward pass, gradients and optimizer states are such storages too. Tensors that share
+    a storage count once; so do weights that are mapped from a file. Memory that a kernel uses while it runs is not seen.
 
     Args:
         held: Tensors that are there before, such as a model's parameters.
+        device: Type of the device whose tensors count; None for all. On "meta", which needs neither memory nor time,
+            it is what would be there.
+
+    Attributes:
+        now: Bytes.
+        peak: The most bytes so far.
     """
 
-    def __init__(self, held: Iterable[Tensor] = ()):
+    def __init__(self, held: Iterable[Tensor] = (), device: str | None = None):
         super().__init__()
         self.now = 0
         self.peak = 0
+        self._device = device
         self._known: set[int] = set()
         for tensor in held:
             self._see(tensor)
+
+    def look_around(self) -> None:
+        """Count tensors that no operation under watch has made: those from before, and those that files were mapped to."""
+        for thing in gc.get_objects():
+            if issubclass(type(thing), Tensor):
+                self._see(thing)
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = operation(*args, **(kwargs or {}))
@@ -36,6 +50,8 @@ class LiveBytes(TorchDispatchMode):
         return result
 
     def _see(self, tensor: Tensor) -> None:
+        if self._device not in (None, tensor.device.type) or tensor.layout is not torch.strided:
+            return
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key in self._known:
@@ -43,7 +59,7 @@ class LiveBytes(TorchDispatchMode):
         self._known.add(key)
         self.now += size
         self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._let_go, key, size)
+        weakref.finalize(storage, self._let_go, key, size).atexit = False
 
     def _let_go(self, key: int, size: int) -> None:
         self._known.discard(key)
