@@ -15,7 +15,8 @@ class LiveBytes(TorchDispatchMode):
     """Counts storages from the operation that makes them until nothing holds them any more.
 
     What autograd saves for the backward pass, gradients and optimizer states are such storages too. Tensors that share
-    a storage count once; so do weights that are mapped from a file. Memory that a kernel uses while it runs is not seen.
+    a storage count once; so do weights that are mapped from a file. Memory that a kernel uses while it runs is not
+    seen.
 
     Args:
         held: Tensors that are there before, such as a model's parameters.
@@ -37,7 +38,7 @@ class LiveBytes(TorchDispatchMode):
             self._see(tensor)
 
     def look_around(self) -> None:
-        """Count tensors that no operation under watch has made: those from before, and those that files were mapped to."""
+        """Count tensors that no operation under watch has made: earlier ones, and those that files were mapped to."""
         for thing in gc.get_objects():
             if issubclass(type(thing), Tensor):
                 self._see(thing)
