@@ -164,7 +164,8 @@ def train_diffusers(settings: Settings, judge: Judge) -> None:
     networks = Networks(require(settings, "").model())
     weights, betas = list(networks.controlnet.parameters()), (settings.beta1, settings.beta2)
     optimizer = torch.optim.AdamW(weights, settings.learning_rate, betas, weight_decay=settings.weight_decay)
-    rate = get_scheduler(settings.schedule, optimizer, settings.warmup_steps, settings.max_steps)
+    lengths = {"num_warmup_steps": settings.warmup_steps, "num_training_steps": settings.max_steps}
+    rate = get_scheduler(settings.schedule, optimizer, **lengths)
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
     for step, batch in enumerate(batches(settings), start=1):
