@@ -22,6 +22,11 @@ def run(block: Callable[..., Tensor], *inputs: Tensor, recompute: bool) -> Tenso
     return block(*inputs)
 
 
+def silu(x: Tensor) -> Tensor:
+    """SiLU of a tensor that nothing else needs, in its own memory unless a backward pass does."""
+    return F.silu(x, inplace=not (x.requires_grad and torch.is_grad_enabled()))
+
+
 def upsample_nearest(x: Tensor) -> Tensor:
     """Double height and width."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")

@@ -1,12 +1,12 @@
 """Encoder and decoder of the autoencoder (Esser et al., arXiv:2012.09841; Rombach et al., arXiv:2112.10752)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ldm.modules.blocks import upsample_nearest
+from ldm.modules.blocks import silu, upsample_nearest
 
 EPS = 1e-6
 """Of every group normalisation here; the U-Net's blocks use 1e-5."""
@@ -28,8 +28,8 @@ class ResnetBlock(nn.Module):
             self.nin_shortcut = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        h = self.conv1(silu(self.norm1(x)))
+        h = self.conv2(self.dropout(silu(self.norm2(h))))
         return self.nin_shortcut(x) + h
 
 
@@ -84,14 +84,14 @@ class _Level(nn.Module):
             self.add_module(name, module)
         self._resample = list(resample)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def layers(self) -> Iterator[nn.Module]:
+        """In order, for the caller to apply, so that it holds no feature map longer than one of them needs it."""
         for i, block in enumerate(self.block):
-            x = block(x)
+            yield block
             if len(self.attn):
-                x = self.attn[i](x)
+                yield self.attn[i]
         for name in self._resample:
-            x = getattr(self, name)(x)
-        return x
+            yield getattr(self, name)
 
 
 class _Middle(nn.Module):
@@ -157,10 +157,10 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
-        for level in self.down:
-            h = level(h)
+        for layer in (layer for level in self.down for layer in level.layers()):
+            h = layer(h)
         h = self.mid(h)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return self.conv_out(silu(self.norm_out(h)))
 
 
 class Decoder(nn.Module):
@@ -202,6 +202,6 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z))
-        for level in reversed(self.up):
-            h = level(h)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        for layer in (layer for level in reversed(self.up) for layer in level.layers()):
+            h = layer(h)
+        return self.conv_out(silu(self.norm_out(h)))

@@ -1,10 +1,10 @@
-"""Zeroed modules, recomputed activations and nearest upsampling."""
+"""Zeroed modules, recomputed activations, SiLU in place and nearest upsampling."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ldm.modules.blocks import run, upsample_nearest, zeroed
+from ldm.modules.blocks import run, silu, upsample_nearest, zeroed
 
 
 def test_zeroed_is_the_same_module_with_nothing_but_zeros():
@@ -34,6 +34,15 @@ def test_nothing_is_recomputed_where_there_are_no_gradients():
     with torch.no_grad():
         run(lambda x: calls.append(1) or x, torch.zeros(1), recompute=True)
     assert calls == [1]
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_silu_takes_no_memory_of_its_own_where_no_backward_pass_needs_it(trains):
+    before = torch.linspace(-3, 3, 7)
+    x = before.clone().requires_grad_(trains)
+    after = silu(x)
+    assert torch.equal(after, torch.nn.functional.silu(before))
+    assert (after.data_ptr() == x.data_ptr()) is not trains
 
 
 def test_upsampling_repeats_pixels():
