@@ -14,9 +14,9 @@ its own, in turn, of which the best step counts. A process needs up to 13 GB.
 With --computed nothing is run: operations are followed on PyTorch's fake tensors, which have sizes but no content, so
 that seconds and losses are not known, and peak GB is to be trusted to 2 %. It needs neither time nor memory.
 
-Gradients are clipped, as the example does, except with the optimizer in the backward pass, which excludes it. The
-example keeps gradients from step to step, filled with zeros, unless it is given --set_grads_to_none, as it can be here.
-Ends with an error if a goal is missed.
+Gradients are clipped, as the example does, except with the optimizer in the backward pass, which excludes it, so that
+losses differ from the second step on. The example keeps gradients from step to step, filled with zeros, unless it is
+given --set_grads_to_none, as it can be here. Ends with an error if a goal is missed.
 """
 
 import argparse
@@ -68,7 +68,7 @@ _ANY = {256: float("inf"), 512: float("inf")}
 GOALS = {
     "no cache": Goal({256: 0.95, 512: 0.95}, {256: 1.001, 512: 1.001}, 1.0, 1e-4),
     "cache": Goal({256: 0.60, 512: 0.62}, {256: 0.66, 512: 0.68}, 0.93, 1e-4),
-    "in backward": Goal(_ANY, {256: 0.66, 512: 0.68}, 0.82, 1e-3),
+    "in backward": Goal(_ANY, {256: 0.66, 512: 0.68}, 0.82, 1e-2),
     "low memory": Goal(_ANY, _ANY, 0.60, 1e-2),
 }
 
