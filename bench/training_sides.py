@@ -60,7 +60,7 @@ def build(config: str = CONFIG, device: str = "cpu") -> ControlLDM:
     for name, shape in shapes(model).items():
         count, is_gain = math.prod(shape), len(shape) == 1 and name.endswith("weight")
         scale = math.prod(shape[1:]) ** -0.5 if len(shape) > 1 else 0.1
-        values = (line * scale + float(is_gain)).repeat(count // len(line) + 1)[:count]
+        values = (line * scale + float(is_gain)).repeat(count // len(line) + 1)[:count].clone()
         weights[name] = schedule.get(name, values.reshape(shape))
     model.load_state_dict(HandedOver(weights, "random weights"))
     return model.train()
