@@ -59,10 +59,8 @@ def restore(demo: Demo, record: Record, resolutions: Limit, shown: set[str], wei
             f"this image's short side has {resolution} pixels, and this app on its model makes from "
             f"{resolutions.lowest:g} to {resolutions.highest:g}: start it with the model that made the image"
         )
-    settings, begun = (
-        {f.name: getattr(record.settings, f.name) for f in fields(Settings)},
-        record.init_image is not None,
-    )
+    settings = {f.name: getattr(record.settings, f.name) for f in fields(Settings)}
+    begun = record.init_image is not None
     own_options = {slider.name for slider in demo.options} | {"detect_resolution"}
     values = {
         **{name: value for name, value in settings.items() if name in shown and (begun or name not in OF_START)},
