@@ -6,6 +6,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ldm.modules.blocks import run, zeroed
+from ldm.modules.linear import Linear
 
 _NORM_EPS = 1e-6  # of the group normalisation before a transformer; the residual blocks use 1e-5
 
@@ -48,10 +49,10 @@ class CrossAttention(nn.Module):
         inner = heads * dim_head
         self.heads = heads
         self.upcast_attention = upcast_attention
-        self.to_q = nn.Linear(query_dim, inner, bias=False)
-        self.to_k = nn.Linear(context_dim or query_dim, inner, bias=False)
-        self.to_v = nn.Linear(context_dim or query_dim, inner, bias=False)
-        self.to_out = nn.Sequential(nn.Linear(inner, query_dim), nn.Dropout(dropout))
+        self.to_q = Linear(query_dim, inner, bias=False)
+        self.to_k = Linear(context_dim or query_dim, inner, bias=False)
+        self.to_v = Linear(context_dim or query_dim, inner, bias=False)
+        self.to_out = nn.Sequential(Linear(inner, query_dim), nn.Dropout(dropout))
 
     def keys_and_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """What `context` (b, m, context_dim) is attended by, (b, heads, m, c) each."""
@@ -87,7 +88,7 @@ class GEGLU(nn.Module):
 
     def __init__(self, dim_in: int, dim_out: int):
         super().__init__()
-        self.proj = nn.Linear(dim_in, 2 * dim_out)
+        self.proj = Linear(dim_in, 2 * dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.proj(x).chunk(2, dim=-1)
@@ -99,7 +100,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, dropout: float = 0.0, mult: int = 4):
         super().__init__()
-        self.net = nn.Sequential(GEGLU(dim, mult * dim), nn.Dropout(dropout), nn.Linear(mult * dim, dim))
+        self.net = nn.Sequential(GEGLU(dim, mult * dim), nn.Dropout(dropout), Linear(mult * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
@@ -179,14 +180,14 @@ class SpatialTransformer(nn.Module):
         inner = heads * dim_head
         self.use_linear = use_linear
         self.norm = nn.GroupNorm(num_groups, in_channels, _NORM_EPS)
-        self.proj_in = nn.Linear(in_channels, inner) if use_linear else nn.Conv2d(in_channels, inner, 1)
+        self.proj_in = Linear(in_channels, inner) if use_linear else nn.Conv2d(in_channels, inner, 1)
         self.transformer_blocks = nn.ModuleList(
             BasicTransformerBlock(
                 inner, heads, dim_head, context_dim, dropout, use_checkpoint, upcast_attention, disable_self_attn
             )
             for _ in range(depth)
         )
-        self.proj_out = zeroed(nn.Linear(inner, in_channels) if use_linear else nn.Conv2d(inner, in_channels, 1))
+        self.proj_out = zeroed(Linear(inner, in_channels) if use_linear else nn.Conv2d(inner, in_channels, 1))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """Transform `x` (b, c, h, w) with the prompt's tokens `context` (b, n, context_dim)."""
