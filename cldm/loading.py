@@ -1,15 +1,19 @@
 """From files to a model ready for `cldm.pipeline.generate`, with as many ControlNets as are asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from cldm.cldm import ControlLDM, ControlNet
 from cldm.model import load_control, load_model
 from cldm.model_files import ModelFiles
+from cldm.residency import on_device
 from cldm.weights.layouts import CONTROL
+from cldm.weights.mapped import let_go
 from cldm.weights.reading import read_weights
 from ldm.util import choose_device
 
@@ -24,7 +28,8 @@ class LoadedModel:
         ldm: The model; its own ControlNet is the first.
         controls: All ControlNets, in the order that `Control.model` counts in.
         device: Where it computes.
-        save_memory: Whether a part is on the device only while it is in use, and the autoencoder works in strips.
+        save_memory: Whether a part is on the device, and in memory if it is mapped from a file, only while it is in
+            use, and the autoencoder works in strips.
     """
 
     ldm: ControlLDM
@@ -36,6 +41,18 @@ class LoadedModel:
     def rest(self) -> torch.device | None:
         """Where the autoencoder's whole feature maps are while it works in strips; None if it does not."""
         return torch.device("cpu") if self.save_memory else None
+
+    @contextmanager
+    def using(self, *networks: nn.Module) -> Iterator[None]:
+        """Have networks of this model on its device for a while; with `save_memory`, no others take memory meanwhile.
+
+        Args:
+            networks: Some of `ldm.cond_stage_model`, `ldm.model`, `ldm.first_stage_model`, and of `controls`.
+        """
+        all_networks = (self.ldm.cond_stage_model, self.ldm.model, self.ldm.first_stage_model, *self.controls)
+        idle = [network for network in all_networks if self.save_memory and network not in networks]
+        with let_go(*idle), on_device(self.device, *networks):
+            yield
 
     @classmethod
     def of(cls, model: "ControlLDM | LoadedModel") -> "LoadedModel":
@@ -64,8 +81,9 @@ def load(
         controls: Files of ControlNets beside the one in `files`, in any known shape (a full checkpoint, the ControlNet
             alone with or without prefix, diffusers' file or folder, a difference). They share the base's memory. If
             `files` is a Stable Diffusion without a ControlNet, the first of these takes its place.
-        save_memory: Keep on the device only what is in use, and let the autoencoder work in strips; the images are
-            the same within rounding.
+        save_memory: Keep on the device only what is in use, give weights that are not in use back to the file that
+            they are mapped from (a .safetensors file in this precision), and let the autoencoder work in strips; the
+            images are the same within rounding.
         compile: Compile the networks with `torch.compile` at their first use, which takes minutes; needs a compiler.
 
     Raises:

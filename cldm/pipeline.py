@@ -18,7 +18,6 @@ from cldm.controls import Control, as_controls
 from cldm.loading import LoadedModel, choose_precision, load
 from cldm.model_files import ModelFiles, find_model
 from cldm.prompts import encode_prompts, prompt_notices
-from cldm.residency import on_device
 from cldm.settings import Settings
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.dpm_solver import DPMSolverSampler
@@ -103,13 +102,13 @@ def generate(
     seeds = settings.seeds()
     notices = prompt_notices(ldm, prompt, settings)
 
-    with on_device(device, ldm.cond_stage_model):
+    with loaded.using(ldm.cond_stage_model):
         with_prompt, without = encode_prompts(ldm, prompt, settings)
     z = None if image is None else _encoded(loaded, image)
     if skip == settings.steps:
         latents = z.expand(settings.images, -1, -1, -1)
     else:
-        with on_device(device, ldm.model, *loaded.controls):
+        with loaded.using(ldm.model, *loaded.controls):
             hints = _encoded_controls(loaded, controls, settings, timesteps)
             cond = {"c_crossattn": [_repeated(with_prompt, settings.images)], "controls": hints}
             uncond_hints = hints if settings.control_in_both_passes else []
@@ -205,7 +204,7 @@ def _repeated(tensor: Tensor, count: int) -> Tensor:
 def _encoded(loaded: LoadedModel, image: np.ndarray) -> Tensor:
     """The image's likeliest latent, scaled, (1, c, h, w)."""
     autoencoder = loaded.ldm.first_stage_model
-    with on_device(loaded.device, autoencoder):
+    with loaded.using(autoencoder):
         posterior = autoencoder.encode(as_pixels(image).to(loaded.device), loaded.rest)
     return loaded.ldm.scale_factor * posterior.mode().float()
 
@@ -213,7 +212,7 @@ def _encoded(loaded: LoadedModel, image: np.ndarray) -> Tensor:
 def _decoded(loaded: LoadedModel, latents: Tensor) -> list[np.ndarray]:
     """Images of scaled latents (b, c, h, w), decoded one by one."""
     ldm, images = loaded.ldm, []
-    with on_device(loaded.device, ldm.first_stage_model):
+    with loaded.using(ldm.first_stage_model):
         for z in latents[:, None]:
             pixels = ldm.first_stage_model.decode(z / ldm.scale_factor, loaded.rest)
             if not pixels.isfinite().all():

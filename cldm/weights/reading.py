@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from cldm.weights import restricted_pickle
 from cldm.weights.expected import SCHEDULE
+from cldm.weights.mapped import mapped_tensors
 from ldm.deferred import HandedOver
 
 _EMA = "model_ema."
@@ -87,7 +88,7 @@ def _reader(path: Path, start: bytes) -> Any:
     if start[:4] == b"PK\x03\x04":
         return _read_archive
     if len(start) > 8 and start[8:9] == b"{":
-        return _read_safetensors
+        return mapped_tensors
     if start[:1] == b"\x80":
         return _read_legacy_pickle
     text = start.lstrip().lower()
@@ -100,11 +101,6 @@ def _reader(path: Path, start: bytes) -> Any:
     else:
         found = f"something else (it starts with {start[:16]!r}): fetch it again, or check what it is"
     raise ValueError(f"expected {path} to be a checkpoint (.safetensors, .ckpt, .pth, .pt), but it is {found}")
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    with safe_open(path, framework="pt", device="cpu") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
 
 
 def _read_archive(path: Path) -> Any:

@@ -147,6 +147,27 @@ def test_with_save_memory_only_the_schedule_is_on_the_device_between_generations
     assert LoadedModel.of(loaded) is loaded
 
 
+def test_with_save_memory_idle_weights_are_given_back_to_their_file(files, edges):
+    plain, saving = (load(files, "cpu", "float32", save_memory=save_memory) for save_memory in (False, True))
+    ldm = saving.ldm
+    idle: list[list[bool]] = []
+
+    def look(*_: object) -> None:
+        parts = (ldm.cond_stage_model, ldm.model, ldm.control_model, ldm.first_stage_model)
+        idle.append([not any(parameter.numel() for parameter in part.parameters()) for part in parts])
+
+    for module in (ldm.cond_stage_model, ldm.control_model, ldm.first_stage_model.post_quant_conv):
+        module.register_forward_pre_hook(look)
+    first, again = (generate(saving, edges, "a bird", QUICK).images[0] for _ in range(2))
+    assert idle[0] == [False, True, True, True]
+    assert idle[2] == [True, False, False, True]
+    assert [True, True, True, False] in idle
+    assert np.array_equal(first, again)
+    expected = generate(plain, edges, "a bird", QUICK).images[0]
+    assert np.abs(first.astype(int) - expected).max() <= 1
+    assert all(parameter.numel() for parameter in ldm.parameters())
+
+
 def test_what_cannot_be_loaded_is_an_error(files, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent.pth"):
         load(ModelFiles(files.config, (tmp_path / "absent.pth",)), "cpu")

@@ -1,0 +1,113 @@
+"""Weights that are mapped from .safetensors files, given back to their files for a while.
+
+A mapped tensor takes memory once it is read, and its pages stay a part of the process. Where that matters, a network
+that is not in use lets its weights go, and maps them again afterwards, which reads nothing.
+"""
+
+import weakref
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+
+class _Origin(NamedTuple):
+    """Where a tensor is mapped from: a file, as it was then, and the name in it."""
+
+    file: Path
+    identity: tuple[int, ...]
+    name: str
+
+
+_origins: dict[int, _Origin] = {}
+"""By the address of the storage."""
+
+
+def mapped_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file by name, on the CPU, each in a storage of its own.
+
+    What belongs to one network, told by the first part of a name, is mapped together, so that its memory is free once
+    all of it is let go.
+    """
+    tensors: dict[str, Tensor] = {}
+    file, identity = file.resolve(), _identity(file)
+    with safe_open(file, framework="pt", device="cpu") as content:
+        names = list(content.keys())
+    by_network = defaultdict(list)
+    for name in names:
+        by_network[name.partition(".")[0]].append(name)
+    for own in by_network.values():
+        with safe_open(file, framework="pt", device="cpu") as content:
+            for name in own:
+                tensors[name] = content.get_tensor(name)
+                _remember(tensors[name], _Origin(file, identity, name))
+    return {name: tensors[name] for name in names}
+
+
+@contextmanager
+def let_go(*networks: nn.Module) -> Iterator[None]:
+    """Have the weights of networks that nobody uses meanwhile take no memory, if they are as they are in their files.
+
+    What was converted, changed in place or moved stays; so does what was read from a file that is not there any more,
+    or was written anew.
+
+    Args:
+        networks: Their parameters are the same objects afterwards, on memory that is mapped anew. Changes that were
+            made to `parameter.data` in place, which PyTorch does not count, are lost.
+
+    Raises:
+        RuntimeError: If a file was replaced or removed meanwhile.
+    """
+    gone = [
+        (parameter, origin)
+        for network in networks
+        for parameter in network.parameters()
+        if (origin := _origin_of(parameter)) is not None
+    ]
+    for parameter, _ in gone:
+        parameter.data = torch.empty(0, dtype=parameter.dtype)
+    try:
+        yield
+    finally:
+        by_network = defaultdict(list)
+        for parameter, origin in gone:
+            by_network[origin.file, origin.identity, origin.name.partition(".")[0]].append((parameter, origin))
+        for (file, identity, _), own in by_network.items():
+            if not _is_there(file, identity):
+                raise RuntimeError(f"{file} was replaced or removed while its weights were not in use: load it again")
+            with safe_open(file, framework="pt", device="cpu") as content:
+                for parameter, origin in own:
+                    tensor = content.get_tensor(origin.name)
+                    parameter.data = tensor
+                    _remember(tensor, origin)
+
+
+def _remember(tensor: Tensor, origin: _Origin) -> None:
+    storage = tensor.untyped_storage()
+    if address := storage.data_ptr():
+        _origins[address] = origin
+        weakref.finalize(storage, _origins.pop, address, None).atexit = False
+
+
+def _origin_of(parameter: nn.Parameter) -> _Origin | None:
+    """From where it can be mapped again."""
+    storage = parameter.untyped_storage() if parameter.device.type == "cpu" else None
+    origin = None if storage is None else _origins.get(storage.data_ptr())
+    unchanged = parameter._version == 0 and parameter.is_contiguous() and parameter.grad is None
+    if origin is None or not unchanged or storage.nbytes() != parameter.nbytes:
+        return None
+    return origin if _is_there(origin.file, origin.identity) else None
+
+
+def _is_there(file: Path, identity: Any) -> bool:
+    return file.is_file() and _identity(file) == identity
+
+
+def _identity(file: Path) -> tuple[int, ...]:
+    status = file.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
