@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from cldm.cldm import ControlLDM, ControlNet
+from cldm.compiling import compile_network
 from cldm.model import load_control, load_model
 from cldm.model_files import ModelFiles
 from cldm.residency import on_device
@@ -100,13 +101,13 @@ def load(
     if save_memory:
         for name, buffer in ldm.named_buffers(recurse=False):  # the noise schedule; the samplers compute where it is
             setattr(ldm, name, buffer.to(chosen))
-    else:
+    elif chosen.type != "cpu":
         for module in (ldm, *networks):
             module.to(chosen)
     controls_in_order = (ldm.control_model, *networks)
     if compile:
         for network in (ldm.model.diffusion_model, *controls_in_order):
-            network.compile()
+            compile_network(network, chosen)
     return LoadedModel(ldm, controls_in_order, chosen, save_memory)
 
 

@@ -100,7 +100,8 @@ def load_model(
     base, *rest = (read_weights(path, ema and i == 0) for i, path in enumerate(checkpoints))
     weights = merge(base, rest[0] if rest else None, Blueprint.of(model, str(config)))
     model.load_state_dict(in_precision(weights, dtype or torch.float32), assign=True)
-    return model.to(target).eval()
+    model = model.eval()
+    return model if target.type == "cpu" else model.to(target)
 
 
 def load_control(

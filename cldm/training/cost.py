@@ -3,7 +3,9 @@
 import torch
 
 from cldm.cldm import ControlLDM
+from cldm.compiling import compile_network
 from cldm.training.settings import Settings
+from ldm.util import choose_device
 
 
 def economise(model: ControlLDM, settings: Settings) -> None:
@@ -19,5 +21,5 @@ def economise(model: ControlLDM, settings: Settings) -> None:
         model.model.diffusion_model.to(torch.bfloat16)
         model.cond_stage_model.to(torch.bfloat16)  # the autoencoder stays: its latents are what is learnt from
     if settings.compile:
-        model.control_model.compile()
-        model.model.diffusion_model.compile()
+        for network in (model.control_model, model.model.diffusion_model):
+            compile_network(network, choose_device(settings.device))

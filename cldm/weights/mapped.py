@@ -40,7 +40,7 @@ def mapped_tensors(file: Path) -> dict[str, Tensor]:
         names = list(content.keys())
     by_network = defaultdict(list)
     for name in names:
-        by_network[name.partition(".")[0]].append(name)
+        by_network[_network_of(name)].append(name)
     for own in by_network.values():
         with safe_open(file, framework="pt", device="cpu") as content:
             for name in own:
@@ -76,7 +76,7 @@ def let_go(*networks: nn.Module) -> Iterator[None]:
     finally:
         by_network = defaultdict(list)
         for parameter, origin in gone:
-            by_network[origin.file, origin.identity, origin.name.partition(".")[0]].append((parameter, origin))
+            by_network[origin.file, origin.identity, _network_of(origin.name)].append((parameter, origin))
         for (file, identity, _), own in by_network.items():
             if not _is_there(file, identity):
                 raise RuntimeError(f"{file} was replaced or removed while its weights were not in use: load it again")
@@ -85,6 +85,10 @@ def let_go(*networks: nn.Module) -> Iterator[None]:
                     tensor = content.get_tensor(origin.name)
                     parameter.data = tensor
                     _remember(tensor, origin)
+
+
+def _network_of(name: str) -> str:
+    return name.partition(".")[0] if "." in name else ""
 
 
 def _remember(tensor: Tensor, origin: _Origin) -> None:

@@ -12,6 +12,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ldm.modules.linear import with_own_linear
+
 VOCABULARY = 49408
 START_TOKEN = 49406
 END_TOKEN = 49407
@@ -19,9 +21,9 @@ END_TOKEN = 49407
 
 @cache
 def _tokenizer() -> Any:
-    from open_clip.tokenizer import SimpleTokenizer  # imports much, so not before the first prompt
+    from open_clip import tokenizer  # imports much, so not before the first prompt
 
-    return SimpleTokenizer()
+    return getattr(tokenizer, "_tokenizer", None) or tokenizer.SimpleTokenizer()  # it has made one for itself
 
 
 def tokenize(texts: str | Sequence[str], max_length: int = 77, pad: int = 0) -> Tensor:
@@ -161,7 +163,7 @@ class FrozenCLIPEmbedder(_TextEncoder):
             max_position_embeddings=max_length,
             hidden_act="quick_gelu",
         )
-        text_model = CLIPTextModel(config)
+        text_model = with_own_linear(CLIPTextModel(config))
         text_model.embeddings.position_ids = None  # given at each call: as a buffer it would stay on the meta device
         self.transformer = nn.ModuleDict({"text_model": text_model})  # the level that published names have
         if freeze:

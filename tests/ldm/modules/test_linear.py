@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.functional import conv2d
 
 from ldm.modules import linear
-from ldm.modules.linear import Linear
+from ldm.modules.linear import Linear, with_own_linear
 
 
 @pytest.fixture(params=[True, False], ids=["convolved", "multiplied"])
@@ -59,3 +59,14 @@ def test_other_devices_and_precisions_are_left_to_pytorch(convolved, device):
     x = torch.ones(2, 5, 24, dtype=ours.weight.dtype, device=device)
     assert ours.to(device)(x).shape == (2, 5, 40)
     assert convolved == []
+
+
+def test_another_librarys_network_gets_this_forward_and_keeps_its_weights(convolved):
+    network = nn.Sequential(nn.Linear(24, 40), nn.Sequential(nn.ReLU(), nn.Linear(40, 2, bias=False)))
+    x = torch.randn(5, 24, generator=torch.Generator().manual_seed(1))
+    expected, before = network(x), dict(network.named_parameters())
+    assert convolved == []
+    assert with_own_linear(network) is network
+    torch.testing.assert_close(network(x), expected)
+    assert convolved == ([5, 5] if linear._ONEDNN else [])
+    assert all(parameter is before[name] for name, parameter in network.named_parameters())
