@@ -51,10 +51,13 @@ def start(count: int = 2) -> Tensor:
 
 
 def assert_samples_like(sampler: type[Sampler], scheduler: Any, steps: int, parameterization: str) -> None:
-    """A sampler asks the model at the same times as diffusers' scheduler, and ends at the same latents."""
+    """A sampler ends at the same latents as diffusers' scheduler, which is given the sampler's time steps."""
     model = Wobbly(parameterization)
+    timesteps = sampler(model).timesteps(steps)
     ours, _ = sampler(model).sample(steps, 2, SHAPE, x_T=start(), verbose=False)
     scheduler.set_timesteps(steps)
+    scheduler.timesteps = torch.tensor(timesteps[:-1])
+    scheduler.sigmas = (1 / ABAR[timesteps] - 1).sqrt()
     x = start()
     for t in scheduler.timesteps:
         x = scheduler.step(model.apply_model(x, t.expand(2), {}), t, x).prev_sample

@@ -1,9 +1,8 @@
 """DPM-Solver++ (2M), a multistep solver of second order in the clean latent (Lu et al., arXiv:2211.01095).
 
-Time steps are even, from the schedule's last to its first, as in the paper's code: they start where a latent is
-closest to pure noise. The last step, from about 1000 / steps to 0, is the longest in lambda by far, and extrapolating
-over it overshoots with any usual number of steps, so it is of first order. In diffusers' words: timestep_spacing
-"linspace", final_sigmas_type "sigma_min", lower_order_final and euler_at_final.
+Time steps are spread over the schedule from its last to its first, see `spread_timesteps`: they start where a latent is
+closest to pure noise. The last step is of first order, since extrapolating over it overshoots where there are few. In
+diffusers' words: final_sigmas_type "sigma_min", lower_order_final and euler_at_final.
 """
 
 import math
@@ -30,15 +29,29 @@ def noise_level(abar: float) -> Level:
     return Level(math.sqrt(abar), math.sqrt(1 - abar), (math.log(abar) - math.log1p(-abar)) / 2)
 
 
-def even_timesteps(steps: int, num_timesteps: int = 1000) -> list[int]:
-    """Time steps from the last to 0, falling, as evenly as whole numbers are: `steps` + 1 of them.
+def spread_timesteps(steps: int, abars: Tensor) -> list[int]:
+    """Time steps from the last to 0, falling: `steps` + 1 of them, even in the mean of time and lambda.
+
+    Even in time alone, as DDIM's, the last steps are by far the longest in lambda, and they take most of what a second
+    order gains; even in lambda alone, few are left for the large shapes at the beginning. `bench.samplers` compares.
+
+    Args:
+        steps: Number of steps.
+        abars: The schedule's cumulative products of (1 - beta), falling, (num_timesteps,).
 
     Raises:
-        ValueError: If `steps` is not between 1 and `num_timesteps` - 1.
+        ValueError: If `steps` is not between 1 and the number of time steps - 1.
     """
-    if not 1 <= steps <= num_timesteps - 1:
-        raise ValueError(f"steps must be between 1 and {num_timesteps - 1}, got {steps}")
-    return np.linspace(0, num_timesteps - 1, steps + 1).round().astype(int)[::-1].tolist()
+    last = len(abars) - 1
+    if not 1 <= steps <= last:
+        raise ValueError(f"steps must be between 1 and {last}, got {steps}")
+    abar = abars.double().cpu().numpy()
+    lambdas = (np.log(abar) - np.log1p(-abar)) / 2
+    places = np.arange(last + 1) / last + (lambdas[0] - lambdas) / (lambdas[0] - lambdas[-1])  # from 0 to 2
+    nearest = [int(np.abs(places - place).argmin()) for place in np.linspace(0, 2, steps + 1)]
+    for i in range(1, steps + 1):  # no two the same, where they are many
+        nearest[i] = max(nearest[i], nearest[i - 1] + 1)
+    return nearest[::-1]
 
 
 def extrapolated(z: Tensor, before: tuple[Level, Tensor], s: Level, t: Level) -> Tensor:
@@ -91,8 +104,8 @@ class DPMSolverSampler(Sampler):
     name = "DPM-Solver++"
 
     def timesteps(self, steps: int) -> list[int]:
-        """See `even_timesteps`."""
-        return even_timesteps(steps, len(self.model.alphas_cumprod))
+        """See `spread_timesteps`."""
+        return spread_timesteps(steps, self.model.alphas_cumprod)
 
     def solve(self, look: Look, x: Tensor, abars: Tensor, eta: float, noise: Callable[[], Tensor]) -> Path:
         """See `Sampler.solve`; there is no randomness but the start's."""

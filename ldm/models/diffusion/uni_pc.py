@@ -14,9 +14,9 @@ from ldm.models.diffusion.dpm_solver import (
     Level,
     check_no_eta,
     dpm_solver_step,
-    even_timesteps,
     extrapolated,
     noise_level,
+    spread_timesteps,
 )
 from ldm.models.diffusion.sampler import Look, Path, Sampler
 
@@ -84,8 +84,8 @@ class UniPCSampler(Sampler):
     name = "UniPC"
 
     def timesteps(self, steps: int) -> list[int]:
-        """See `even_timesteps`."""
-        return even_timesteps(steps, len(self.model.alphas_cumprod))
+        """See `spread_timesteps`."""
+        return spread_timesteps(steps, self.model.alphas_cumprod)
 
     def solve(self, look: Look, x: Tensor, abars: Tensor, eta: float, noise: Callable[[], Tensor]) -> Path:
         """See `Sampler.solve`; there is no randomness but the start's."""

@@ -1,6 +1,7 @@
 """DPM-Solver++ against diffusers' scheduler, and its order where the exact answer is known."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from ldm.models.diffusion.dpm_solver import (
     DPMSolverSampler,
     dpm_solver_2m,
     dpm_solver_step,
-    even_timesteps,
     extrapolated,
     noise_level,
+    spread_timesteps,
 )
 from solvers import error_of
 
@@ -28,7 +29,6 @@ def scheduler(parameterization: str) -> DPMSolverMultistepScheduler:
         lower_order_final=True,
         euler_at_final=True,
         final_sigmas_type="sigma_min",
-        timestep_spacing="linspace",
         prediction_type=PREDICTION_TYPES[parameterization],
     )
 
@@ -40,16 +40,20 @@ def test_sampling_is_diffusers(parameterization, steps):
 
 
 @pytest.mark.parametrize("steps", [*range(1, 101), 500, 998, 999])
-def test_timesteps_are_diffusers_and_all_different(steps):
-    theirs = scheduler("eps")
-    theirs.set_timesteps(steps)
-    assert even_timesteps(steps) == [*theirs.timesteps.tolist(), 0]
-    assert len(set(even_timesteps(steps))) == steps + 1
+def test_timesteps_fall_from_the_last_to_the_first(steps):
+    times = spread_timesteps(steps, ABAR)
+    assert (times[0], times[-1], len(times)) == (999, 0, steps + 1)
+    assert all(s > t for s, t in pairwise(times))
 
 
-def test_timesteps_by_hand():
-    assert even_timesteps(3) == [999, 666, 333, 0]
-    assert even_timesteps(4, 11) == [10, 8, 5, 2, 0]
+def test_timesteps_are_even_in_the_mean_of_time_and_lambda():
+    times = spread_timesteps(10, ABAR)
+    lambdas = [noise_level(float(abar)).lambda_ for abar in ABAR[times]]
+    share = [
+        (t / 999 + (lambdas[-1] - at) / (lambdas[-1] - lambdas[0])) / 2 for t, at in zip(times, lambdas, strict=True)
+    ]
+    np.testing.assert_allclose(share, np.linspace(1, 0, 11), atol=0.02)
+    assert times == [999, 894, 782, 661, 535, 404, 275, 154, 58, 9, 0]
 
 
 def test_a_noise_level_by_hand():

@@ -19,7 +19,6 @@ def scheduler(parameterization: str) -> UniPCMultistepScheduler:
         predict_x0=True,
         lower_order_final=True,
         final_sigmas_type="sigma_min",
-        timestep_spacing="linspace",
         prediction_type=PREDICTION_TYPES[parameterization],
     )
 
