@@ -4,8 +4,8 @@ Images for the same held-out prompts, edges and noise by every sampler with more
 
 - IoU of the shapes with the edges', and the mean errors of shapes' and backgrounds' colours, out of 255: see
   `training.mini.evaluate`;
-- distance: mean absolute difference to the images of DDIM with all 1000 steps from the same noise, out of 255. All samplers
-  solve the same equation, so with more and more steps they come to the same images.
+- distance: mean absolute difference to the images of DDIM with all 1000 steps from the same noise, out of 255. All
+  samplers solve the same equation, so with more and more steps they come to the same images.
 
 Ends with an error if DPM-Solver++ or UniPC in half of DDIM's 20 or 40 steps is farther from there than DDIM, or has an
 IoU that is lower by more than 0.005. In 5 steps they are farther off than DDIM in 10, which is printed too.

@@ -161,8 +161,18 @@ def test_without_pairs_it_does_nothing(tmp_path):
     assert not (tmp_path / "validation").exists()
 
 
+@pytest.fixture
+def one_thread(monkeypatch):
+    """Here and in the processes that are started: sums in another order are rounded otherwise."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
-def test_two_processes_share_the_pairs_and_find_the_same(run, tmp_path):
+def test_two_processes_share_the_pairs_and_find_the_same(run, one_thread, tmp_path):
     _, model, _, trainer = run
     alone = validation(model, tmp_path, pairs=3)
     alone.validate(trainer, model)
