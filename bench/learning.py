@@ -1,11 +1,14 @@
 """How fast a ControlNet learns with our trainer, and with a plain loop over diffusers' networks.
 
 Run `python -m bench.learning` in the project's root. Both sides train the miniature's fresh ControlNet on the same
-Fill50K of 128 pixels in the same order, with the same optimizer, learning rate, batch size and share of dropped
-prompts; ours by `tutorial_train.py` with the cache, which it makes within the time that is counted. Every so many steps
-the same judge draws images for the same held-out hints; its time is not counted. Each run is a process of its own, and
-its figures are appended to runs/learning/results.jsonl when it is complete, so that the bench goes on where it was
-stopped. At the end there are a table and runs/learning/curve.png.
+Fill50K of 128 pixels in the same order, with the same optimizer, learning rate and batch size, and the same noise, time
+steps and dropped prompts; ours by `tutorial_train.py` with the cache, which it makes within the time that is counted.
+Every so many steps the same judge draws images for the same held-out hints; its time is not counted. So both sides do
+the same but for rounding, which chance makes much of where a control is suddenly learnt, and differ in seconds.
+
+Each run is a process of its own, and its figures are appended to runs/learning/results.jsonl when it is complete, so
+that the bench goes on where it was stopped. At the end there are a table and runs/learning/curve.png. It takes more
+than an hour on two cores.
 """
 
 import argparse

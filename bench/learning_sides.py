@@ -27,6 +27,7 @@ from cldm.training import Settings, require
 from cldm.training.order import Share, epoch_order
 from cldm.weights.diffusers_config import diffusers_config
 from cldm.weights.diffusers_names import diffusers_names
+from ldm.models.diffusion.draws import Draws
 from ldm.modules.encoders.modules import VOCABULARY, tokenize
 from tests.diffusers_names import autoencoder_names, controlnet_names, copy_weights, unet_names
 from tutorial_dataset import MyDataset
@@ -60,8 +61,8 @@ class Course:
         judged: Held-out hints that each IoU is the mean of.
     """
 
-    steps: int = 1000
-    every: int = 50
+    steps: int = 1500
+    every: int = 100
     pairs: int = 2000
     batch_size: int = 16
     learning_rate: float = 1e-3
@@ -69,7 +70,7 @@ class Course:
     gradient_clip: float = 1.0
     beta2: float = 0.99
     prompt_dropout: float = 0.1
-    judged: int = 20
+    judged: int = 16
 
 
 class Judge(pl.Callback):
@@ -148,13 +149,15 @@ def settings_of(seed: int, course: Course, data: Path, work: Path) -> Settings:
     )
 
 
-def batches(settings: Settings) -> Iterator[dict[str, Any]]:
-    """What our trainer sees, in its order, without end."""
+def batches(settings: Settings) -> Iterator[tuple[Draws, dict[str, Any]]]:
+    """What our trainer sees, in its order, without end, and what chance decides there."""
     dataset = MyDataset(settings.dataset)
     share = Share(len(dataset), settings.batch_size)
     for epoch in count():
         order = epoch_order(len(dataset), settings.seed, epoch)
-        yield from DataLoader(dataset, batch_sampler=[order[list(places)].tolist() for places in share.batches(epoch)])
+        chosen = [order[list(places)].tolist() for places in share.batches(epoch)]
+        for indices, batch in zip(chosen, DataLoader(dataset, batch_sampler=chosen), strict=True):
+            yield Draws(settings.seed, epoch, indices), batch
 
 
 def train_diffusers(settings: Settings, judge: Judge) -> None:
@@ -166,12 +169,11 @@ def train_diffusers(settings: Settings, judge: Judge) -> None:
     optimizer = torch.optim.AdamW(weights, settings.learning_rate, betas, weight_decay=settings.weight_decay)
     lengths = {"num_warmup_steps": settings.warmup_steps, "num_training_steps": settings.max_steps}
     rate = get_scheduler(settings.schedule, optimizer, **lengths)
-    torch.manual_seed(settings.seed)
-    rng = np.random.default_rng(settings.seed)
-    for step, batch in enumerate(batches(settings), start=1):
-        dropped = rng.random(settings.batch_size) < settings.prompt_dropout
+    rate.step()  # ours begins with a first share of the learning rate, not with none
+    for step, (draws, batch) in enumerate(batches(settings), start=1):
+        dropped = draws.dropped(settings.prompt_dropout)
         prompts = ["" if drop else prompt for drop, prompt in zip(dropped, batch["txt"], strict=True)]
-        networks.loss(batch["jpg"], batch["hint"], prompts).backward()
+        networks.loss(batch["jpg"], batch["hint"], prompts, draws).backward()
         torch.nn.utils.clip_grad_norm_(weights, settings.gradient_clip)
         optimizer.step()
         rate.step()
@@ -235,12 +237,12 @@ class Networks:
         )
         self.vae.eval(), self.text_encoder.eval(), self.controlnet.train()
 
-    def loss(self, image: Tensor, hint: Tensor, prompts: list[str]) -> Tensor:
+    def loss(self, image: Tensor, hint: Tensor, prompts: list[str], draws: Draws) -> Tensor:
         """Of a batch: images (b, h, w, 3) in [-1, 1], hints (b, h, w, 3) in [0, 1]."""
         pixels, hint = (rearrange(values, "b h w c -> b c h w").contiguous() for values in (image, hint))
-        latents = self.vae.encode(pixels).latent_dist.sample() * self.vae.config.scaling_factor
-        noise = torch.randn_like(latents)
-        t = torch.randint(0, self.scheduler.config.num_train_timesteps, (len(latents),))
+        posterior = self.vae.encode(pixels).latent_dist
+        latents = (posterior.mean + posterior.std * draws.posterior(posterior.mean)) * self.vae.config.scaling_factor
+        noise, t = draws.noise(latents), draws.timesteps(self.scheduler.config.num_train_timesteps)
         noisy = self.scheduler.add_noise(latents, noise, t)
         context = self.text_encoder(tokenize(prompts, self.length, self.pad))[0]
         down, middle = self.controlnet(noisy, t, context, hint, return_dict=False)

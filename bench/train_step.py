@@ -14,9 +14,9 @@ its own, in turn, of which the best step counts. A process needs up to 13 GB.
 With --computed nothing is run: operations are followed on PyTorch's fake tensors, which have sizes but no content, so
 that seconds and losses are not known, and peak GB is to be trusted to 2 %. It needs neither time nor memory.
 
-Gradients are clipped, as the example does, except with the optimizer in the backward pass, which excludes it, so that
-losses differ from the second step on. The example keeps gradients from step to step, filled with zeros, unless it is
-given --set_grads_to_none, as it can be here. Ends with an error if a goal is missed.
+Gradients are clipped, as the example does, except with the optimizer in the backward pass, which excludes it: such a
+row is beside the example without clipping. The example keeps gradients from step to step, filled with zeros, unless it
+is given --set_grads_to_none, as it can be here. Ends with an error if a goal is missed.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from cldm.model import read_config
 from cldm.training import Settings
 from ldm.util import instantiate_from_config
 
-THEIRS = "diffusers"
+THEIRS, UNCLIPPED = "diffusers", "diffusers, not clipped"
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,9 @@ def measure(row: str, side: int, steps: int, keep_gradients: bool) -> Measured:
 def make(row: str, side: int, device: str, keep_gradients: bool = True) -> Ours | Theirs:
     """One of the sides, ready to step."""
     model, batch = build(device=device), image(side)
-    return Theirs.of(model, batch, keep_gradients) if row == THEIRS else Ours(model, VARIANTS[row], batch)
+    if row in (THEIRS, UNCLIPPED):
+        return Theirs.of(model, batch, keep_gradients, clips=row == THEIRS)
+    return Ours(model, VARIANTS[row], batch)
 
 
 def compute(row: str, side: int, keep_gradients: bool) -> Measured:
@@ -98,8 +100,8 @@ def compute(row: str, side: int, keep_gradients: bool) -> Measured:
     nan, batch = float("nan"), image(side)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = instantiate_from_config(read_config(CONFIG)).train()
-        if row == THEIRS:
-            trainer = Theirs.of(model, batch, keep_gradients)
+        if row in (THEIRS, UNCLIPPED):
+            trainer = Theirs.of(model, batch, keep_gradients, clips=row == THEIRS)
         else:
             trainer = Ours(model, _with_locked_cast(model, VARIANTS[row]), batch)
         del model
@@ -181,7 +183,7 @@ def main() -> None:
     parser.add_argument("--computed", action="store_true", help="peak GB and TFLOP without running anything")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if unknown := set(options.rows) - {*VARIANTS, THEIRS}:
+    if unknown := set(options.rows) - {*VARIANTS, THEIRS, UNCLIPPED}:
         parser.error(f"no such rows: {', '.join(sorted(unknown))}; there are {', '.join(VARIANTS)}")
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", message="You are trying to `self.log")
@@ -193,9 +195,12 @@ def main() -> None:
     print("| pixels | ours | s | | cpu s | peak GB | | TFLOP | | loss |\n|---|---|---|---|---|---|---|---|---|---|")
     missed = []
     for side in options.sides:
-        theirs = cost(THEIRS, options, side)
+        theirs: dict[str, Measured] = {}
         for row in options.rows:
-            missed += compare(row, side, cost(row, options, side), theirs)
+            reference = THEIRS if VARIANTS[row].gradient_clip else UNCLIPPED
+            if reference not in theirs:
+                theirs[reference] = cost(reference, options, side)
+            missed += compare(row, side, cost(row, options, side), theirs[reference])
     if missed:
         sys.exit("\n".join(missed))
 

@@ -129,6 +129,7 @@ class Theirs:
         scheduler: DDPMScheduler.
         batch: As `image` makes it.
         keep_gradients: Fill gradients with zeros after a step, as the example does without --set_grads_to_none.
+        clips: Clip gradients, as the example does.
     """
 
     unet: Any
@@ -138,9 +139,10 @@ class Theirs:
     scheduler: Any
     batch: dict[str, Any]
     keep_gradients: bool = True
+    clips: bool = True
 
     @classmethod
-    def of(cls, model: ControlLDM, batch: dict[str, Any], keep_gradients: bool = True) -> "Theirs":
+    def of(cls, model: ControlLDM, batch: dict[str, Any], keep_gradients: bool = True, clips: bool = True) -> "Theirs":
         """The networks with the weights of `model`, which still has its encoders; the trained ones are copied."""
         from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
         from transformers import CLIPTextConfig, CLIPTextModel
@@ -174,7 +176,7 @@ class Theirs:
         for locked in (unet, vae, text_encoder):
             locked.requires_grad_(False)
         scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-        return cls(unet, controlnet.train(), vae, text_encoder, scheduler, batch, keep_gradients)
+        return cls(unet, controlnet.train(), vae, text_encoder, scheduler, batch, keep_gradients, clips)
 
     def __post_init__(self):
         self.optimizer = torch.optim.AdamW(self.controlnet.parameters(), lr=LEARNING_RATE)
@@ -187,7 +189,8 @@ class Theirs:
     def step(self) -> Tensor:
         """One training step; returns its loss."""
         loss = self.gradients()
-        nn.utils.clip_grad_norm_(self.controlnet.parameters(), MAX_GRAD_NORM)
+        if self.clips:
+            nn.utils.clip_grad_norm_(self.controlnet.parameters(), MAX_GRAD_NORM)
         self.optimizer.step()
         self.rate.step()
         self.optimizer.zero_grad(set_to_none=not self.keep_gradients)
