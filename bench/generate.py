@@ -7,7 +7,7 @@ counted. Both start from the same noise, and their images are compared. Ours run
 `save_memory`. Seconds to the first step are the median of several runs, which end there. Bytes of tensors are counted
 in runs of their own, since counting takes time.
 
-Ends with an error above the agreed ratios, which are of seconds as it is by default, and of bytes with `save_memory`.
+Ends with an error above the agreed ratios. Seconds must keep to them in both ways of running, bytes with `save_memory`.
 
 With --compile, ours is run once more with its networks compiled by `torch.compile`, which needs a C++ compiler, and the
 gain is printed: seconds of a step when that is done, and of the first step, in which it is done.
@@ -46,8 +46,8 @@ ALLOWED = {"step": 0.85, "start": 0.5, "memory": 0.9}
 SIDES = ("ours", "saving", "theirs")
 """Ours by default, ours with `save_memory`, and diffusers'."""
 
-GOAL_OF = {"step": "ours", "start": "ours", "memory": "saving"}
-"""The side whose ratio to theirs is agreed on."""
+JUDGED = {"step": ("ours", "saving"), "start": ("ours", "saving"), "memory": ("saving",)}
+"""The ways of running of which the worst is compared with theirs."""
 
 PROMPT, SEED, SIDE, SCALE = "a bird on a tree", 1, 512, 9.0
 _PREDICTIONS = {"eps": "epsilon", "v": "v_prediction"}
@@ -82,7 +82,7 @@ def main() -> None:
     for side in SIDES:
         best[side]["step"] = min(turn[side]["step"] for turn in steps)
         best[side]["start"] = statistics.median(turn[side]["start"] for turn in starts)
-    ratios = {name: best[side][name] / best["theirs"][name] for name, side in GOAL_OF.items()}
+    ratios = {name: max(best[side][name] for side in of) / best["theirs"][name] for name, of in JUDGED.items()}
     differences = [np.abs(images[side] - images["theirs"]) for side in ("ours", "saving")]
     print(f"images: all values within {differences[0].max()}, with save_memory within {differences[1].max()}\n")
     print(f"{options.config}, {SIDE} pixels, {options.threads} threads, torch {torch.__version__}\n")
@@ -90,7 +90,6 @@ def main() -> None:
     titles = {"step": "a step, s", "start": "load call to first step, s", "memory": "peak of live tensors, GB"}
     for name, title in titles.items():
         row = [f"{best[side][name]:.2f}" for side in SIDES]
-        row[SIDES.index(GOAL_OF[name])] = f"**{row[SIDES.index(GOAL_OF[name])]}**"
         print(f"| {title} | {' | '.join(row)} | {ratios[name]:.2f} | {ALLOWED[name]} |")
     if compiled is not None:
         gain = best["ours"]["step"] / compiled["step"]

@@ -77,14 +77,17 @@ def let_go(*networks: nn.Module) -> Iterator[None]:
         by_network = defaultdict(list)
         for parameter, origin in gone:
             by_network[origin.file, origin.identity, _network_of(origin.name)].append((parameter, origin))
-        for (file, identity, _), own in by_network.items():
-            if not _is_there(file, identity):
-                raise RuntimeError(f"{file} was replaced or removed while its weights were not in use: load it again")
+        lost = {file for file, identity, _ in by_network if not _is_there(file, identity)}
+        for (file, _, _), own in by_network.items():
+            if file in lost:
+                continue
             with safe_open(file, framework="pt", device="cpu") as content:
                 for parameter, origin in own:
                     tensor = content.get_tensor(origin.name)
                     parameter.data = tensor
                     _remember(tensor, origin)
+        for file in lost:
+            raise RuntimeError(f"{file} was replaced or removed while its weights were not in use: load it again")
 
 
 def _network_of(name: str) -> str:

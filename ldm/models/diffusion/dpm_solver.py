@@ -33,7 +33,7 @@ def spread_timesteps(steps: int, abars: Tensor) -> list[int]:
     """Time steps from the last to 0, falling: `steps` + 1 of them, even in the mean of time and lambda.
 
     Even in time alone, as DDIM's, the last steps are by far the longest in lambda, and they take most of what a second
-    order gains; even in lambda alone, few are left for the large shapes at the beginning. `bench.samplers` compares.
+    order gains; even in lambda alone, few are left for the large shapes at the beginning.
 
     Args:
         steps: Number of steps.
