@@ -29,7 +29,7 @@ PROMPT = "pale golden rod circle with old lace background"
 MAX_GRAD_NORM = 1.0  # of diffusers' example
 LEARNING_RATE = 1e-5
 
-_CACHED = Settings(cache=True, batch_size=1, learning_rate=LEARNING_RATE, gradient_clip=MAX_GRAD_NORM)
+_CACHED = Settings(cache=True, device="cpu", batch_size=1, learning_rate=LEARNING_RATE, gradient_clip=MAX_GRAD_NORM)
 VARIANTS: dict[str, Settings] = {
     "no cache": replace(_CACHED, cache=False),
     "cache": _CACHED,

@@ -1,7 +1,6 @@
 """When a run saves: the ControlNet for use, and beside it the state to go on from."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from cldm.cache.key import weights_hash
 from cldm.cldm import ControlLDM
+from cldm.training.ema import averaged_weights
 from cldm.training.loading import TrainingData
 from cldm.training.processes import of_all_processes
 from cldm.training.products import description, in_save_precision, trained_weights, tuned_base, whole_model
@@ -145,7 +145,7 @@ class SaveControl(Checkpoint):
         **figures: float,
     ) -> None:
         about = description(self.settings, self.base, trainer.global_step, trainer.current_epoch, **figures)
-        with averaged(trainer, model):
+        with averaged_weights(trainer, model):
             save_weights(in_save_precision(weights(model), self.settings.save_precision), file, about, replace=True)
 
     def _remove_old(self) -> None:
@@ -171,11 +171,3 @@ class SaveControl(Checkpoint):
                 f"could not save in {self.folder}: {failure}\nTraining goes on, and the next save is tried; what was "
                 "saved before is whole. Make room on the disk."
             )
-
-
-def averaged(trainer: pl.Trainer, model: ControlLDM) -> AbstractContextManager[None]:
-    """The model as it is to be used: with the averages of a callback that has a method `averaged`, if there is one."""
-    for callback in getattr(trainer, "callbacks", ()):
-        if hasattr(callback, "averaged"):
-            return callback.averaged(model)
-    return nullcontext()

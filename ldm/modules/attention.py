@@ -6,6 +6,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ldm.modules.blocks import run, zeroed
+from ldm.modules.convolution import Conv2d
 from ldm.modules.linear import Linear
 
 _NORM_EPS = 1e-6  # of the group normalisation before a transformer; the residual blocks use 1e-5
@@ -180,14 +181,14 @@ class SpatialTransformer(nn.Module):
         inner = heads * dim_head
         self.use_linear = use_linear
         self.norm = nn.GroupNorm(num_groups, in_channels, _NORM_EPS)
-        self.proj_in = Linear(in_channels, inner) if use_linear else nn.Conv2d(in_channels, inner, 1)
+        self.proj_in = Linear(in_channels, inner) if use_linear else Conv2d(in_channels, inner, 1)
         self.transformer_blocks = nn.ModuleList(
             BasicTransformerBlock(
                 inner, heads, dim_head, context_dim, dropout, use_checkpoint, upcast_attention, disable_self_attn
             )
             for _ in range(depth)
         )
-        self.proj_out = zeroed(Linear(inner, in_channels) if use_linear else nn.Conv2d(inner, in_channels, 1))
+        self.proj_out = zeroed(Linear(inner, in_channels) if use_linear else Conv2d(inner, in_channels, 1))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """Transform `x` (b, c, h, w) with the prompt's tokens `context` (b, n, context_dim)."""

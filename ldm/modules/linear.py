@@ -3,8 +3,9 @@
 import platform
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ldm.modules.convolution import conv2d
 
 _ONEDNN = torch.backends.mkldnn.is_available() and platform.machine().lower() in ("x86_64", "amd64")
 
@@ -25,7 +26,7 @@ class Linear(nn.Linear):
         if not (_ONEDNN and x.device.type == "cpu" and in_float32 and x.numel() >= _FEWEST_ROWS * self.in_features):
             return super().forward(x)
         rows = x.reshape(1, -1, 1, self.in_features).permute(0, 3, 1, 2)  # a column of pixels, channels last
-        y = F.conv2d(rows, self.weight[:, :, None, None], self.bias)
+        y = conv2d(rows, self.weight[:, :, None, None], self.bias)
         return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
 
 

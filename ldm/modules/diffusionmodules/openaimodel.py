@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ldm.modules.attention import BasicTransformerBlock, Context, SpatialTransformer, TextKeys, text_keys
 from ldm.modules.blocks import zeroed
+from ldm.modules.convolution import Conv2d
 from ldm.modules.diffusionmodules.resblock import Downsample, ResBlock, TimestepEmbedSequential, Upsample
 from ldm.modules.diffusionmodules.util import timestep_embedding
 
@@ -125,7 +126,7 @@ class UNetEncoder(nn.Module):
         self.time_embed = nn.Sequential(
             nn.Linear(model_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
         )
-        stem = nn.Conv2d(in_channels, model_channels, 3, padding=1)
+        stem = Conv2d(in_channels, model_channels, 3, padding=1)
         self.input_blocks = nn.ModuleList([TimestepEmbedSequential(stem)])
         self.skip_channels = [model_channels]
         self.skip_reductions = [1]  # how many times smaller than the latent
@@ -229,7 +230,7 @@ class UNetModel(UNetEncoder):
         self.out = nn.Sequential(
             nn.GroupNorm(encoder.get("num_groups", 32), channels),
             nn.SiLU(),
-            zeroed(nn.Conv2d(channels, out_channels, 3, padding=1)),
+            zeroed(Conv2d(channels, out_channels, 3, padding=1)),
         )
 
     def decode(self, h: Tensor, skips: Sequence[Tensor], emb: Tensor, context: Context) -> Tensor:

@@ -9,7 +9,6 @@ import pytorch_lightning as pl
 import torch
 
 from cldm.training import run_folder
-from cldm.training.saving import averaged
 from cldm.weights.reading import read_weights
 from cldm.weights.saving import read_metadata
 from training_runs import Record
@@ -99,10 +98,12 @@ def test_settings_are_written_once_the_first_step_is_done(settings):
     assert run_folder.open_run(settings) is None, "the next try finds the folder free"
 
 
-def test_averages_are_saved_where_a_callback_keeps_them():
-    class Ema(pl.Callback):
-        def averaged(self, model):
-            return f"averages of {model}"
-
-    trainer = pl.Trainer(accelerator="cpu", callbacks=[Ema()], logger=False, enable_checkpointing=False)
-    assert averaged(trainer, "model") == "averages of model"
+def test_with_averages_these_are_saved_and_the_state_has_both(settings):
+    settings = replace(settings, ema_decay=0.5, save_freq=2, max_steps=2)
+    train(settings)
+    saved = read_weights(Path(settings.output) / "control_000002.safetensors")
+    state = torch.load(Path(settings.output) / "state_000002.pt", weights_only=True)
+    (averages,) = (each["averages"] for each in state["callbacks"].values() if "averages" in each)
+    assert saved.keys() == averages.keys()
+    assert all(torch.equal(tensor, averages[name]) for name, tensor in saved.items())
+    assert any(not torch.equal(tensor, state["state_dict"][name]) for name, tensor in saved.items())

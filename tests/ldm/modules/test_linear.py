@@ -3,9 +3,9 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import conv2d
 
 from ldm.modules import linear
+from ldm.modules.convolution import conv2d
 from ldm.modules.linear import Linear, with_own_linear
 
 
@@ -14,7 +14,7 @@ def convolved(request, monkeypatch) -> list[int]:
     """Rows of each convolution that there is; on every machine, whatever it does by itself."""
     monkeypatch.setattr(linear, "_ONEDNN", request.param)
     rows: list[int] = []
-    monkeypatch.setattr(linear.F, "conv2d", lambda x, *args: rows.append(x.shape[2]) or conv2d(x, *args))
+    monkeypatch.setattr(linear, "conv2d", lambda x, *args: rows.append(x.shape[2]) or conv2d(x, *args))
     return rows
 
 

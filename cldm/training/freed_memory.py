@@ -1,0 +1,27 @@
+"""Memory that a process on a CPU keeps once it is freed, as PyTorch does on accelerators.
+
+Every step frees gigabytes, its gradients and activations, and the next one needs as much. The C library gives large
+blocks back to the system, which clears their pages when they are taken again; that takes longer than it looks, on
+virtual machines above all. See docs/performance.md for figures.
+"""
+
+import ctypes
+import os
+import platform
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+"""Parameters of glibc's `mallopt`, as in malloc.h."""
+
+_NEVER = -1
+
+
+def keep_freed_memory() -> bool:
+    """Have freed memory stay with this process; returns whether that could be done.
+
+    Only glibc can be told. Where the environment tells it something itself (MALLOC_*, GLIBC_TUNABLES), that stands.
+    """
+    told = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if told or platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(_TRIM_THRESHOLD, _NEVER) and mallopt(_MMAP_MAX, 0))

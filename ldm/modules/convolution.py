@@ -1,0 +1,60 @@
+"""A convolution that keeps nothing for the backward pass that it will not need.
+
+PyTorch's keeps its input for the gradient of its weight, also where the weight is locked and has none. A control is
+trained through the whole locked decoder, whose inputs are thereby let go as soon as they are used.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0) -> Tensor:
+    """`torch.nn.functional.conv2d`, which keeps `x` for the backward pass only if weight or bias need a gradient.
+
+    Args:
+        x: (b, channels, h, w).
+        weight: (out_channels, channels, kernel, kernel).
+        bias: (out_channels,), or None.
+        stride: In both directions.
+        padding: Zeros on each side.
+    """
+    trained = weight.requires_grad or (bias is not None and bias.requires_grad)
+    if trained or not (x.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+        return F.conv2d(x, weight, bias, stride, padding)
+    return _Locked.apply(x, weight, bias, stride, padding)
+
+
+class Conv2d(nn.Conv2d):
+    """`nn.Conv2d` by `conv2d`, for square kernels, with the same parameters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv2d(x, self.weight, self.bias, self.stride[0], self.padding[0])
+
+
+class _Locked(torch.autograd.Function):
+    """A convolution whose weights are constants."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+        return F.conv2d(x, weight, bias, stride, padding)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, _, ctx.stride, ctx.padding = inputs
+        ctx.size, ctx.dtype = x.shape[-2:], x.dtype
+        ctx.save_for_backward(weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        kernel = weight.shape[-2:]
+        beyond = [  # of the input: what no window of the kernel reached
+            size - (out - 1) * ctx.stride - k + 2 * ctx.padding
+            for size, out, k in zip(ctx.size, gradient.shape[-2:], kernel, strict=True)
+        ]
+        weight = weight.to(gradient.dtype)  # under autocast they differ
+        back = F.conv_transpose2d(gradient, weight, None, ctx.stride, ctx.padding, beyond)
+        return back.to(ctx.dtype), None, None, None, None

@@ -1,0 +1,51 @@
+"""What becomes of freed memory, seen from outside a process."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cldm.training.freed_memory import keep_freed_memory
+
+ROOT = Path(__file__).resolve().parents[3]
+FREED = 200
+SCRIPT = f"""
+import psutil, torch
+from cldm.training.freed_memory import keep_freed_memory
+{{}}
+before = psutil.Process().memory_info().rss
+blocks = [torch.ones({FREED // 4} * 2**18) for _ in range(4)]
+del blocks
+print((psutil.Process().memory_info().rss - before) >> 20)
+"""
+
+
+def left_of_it(call: str, **environment: str) -> int:
+    """How many MB of 200 that are freed a process still has, after it has run `call`."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(call)],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_freed_memory_stays_with_the_process():
+    assert left_of_it("") < FREED / 4
+    assert left_of_it("assert keep_freed_memory()") > FREED * 3 / 4
+
+
+def test_what_the_environment_says_stands():
+    assert left_of_it("assert not keep_freed_memory()", MALLOC_ARENA_MAX="2") < FREED / 4
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert not keep_freed_memory()
