@@ -24,6 +24,7 @@ from cldm.training import (
     TrainingData,
     economise,
     from_command_line,
+    keep_freed_memory,
     open_run,
     plugins,
     require,
@@ -62,6 +63,7 @@ def train(
     start = require(settings, attach)
     state = open_run(settings)  # None at the beginning; a folder with another run in it is refused
     pl.seed_everything(settings.seed)
+    keep_freed_memory(settings.device)  # of one step for the next one, on a CPU
 
     # The model starts on the CPU; Lightning moves it to the device it trains on.
     model = start.model()

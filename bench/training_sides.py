@@ -18,6 +18,7 @@ from cldm.cldm import ControlLDM
 from cldm.model import create_model
 from cldm.training import Settings
 from cldm.training.cost import economise
+from cldm.training.freed_memory import keep_freed_memory
 from ldm.deferred import HandedOver, known_buffers, shapes
 from ldm.models.diffusion.ddpm import INDEX, MOMENTS
 from ldm.models.diffusion.draws import Draws
@@ -77,6 +78,7 @@ class Ours:
 
     def __init__(self, model: ControlLDM, settings: Settings, batch: dict[str, Any]):
         self.model, self.settings, self.batch = model, settings, batch
+        keep_freed_memory(settings.device)
         if settings.cache:
             self._cache()
         model.learning_rate = settings.learning_rate

@@ -4,7 +4,6 @@ import torch
 
 from cldm.cldm import ControlLDM
 from cldm.compiling import compile_network
-from cldm.training.freed_memory import keep_freed_memory
 from cldm.training.settings import Settings
 from ldm.util import choose_device
 
@@ -16,8 +15,6 @@ def economise(model: ControlLDM, settings: Settings) -> None:
         model: As it was loaded; it is changed.
         settings: Of the run.
     """
-    if choose_device(settings.device).type == "cpu":
-        keep_freed_memory()
     model.optimization = settings.optimization
     model.recompute_activations(settings.recomputes)
     if settings.locked_in_bf16:

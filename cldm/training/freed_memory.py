@@ -1,13 +1,15 @@
 """Memory that a process on a CPU keeps once it is freed, as PyTorch does on accelerators.
 
-Every step frees gigabytes, its gradients and activations, and the next one needs as much. The C library gives large
-blocks back to the system, which clears their pages when they are taken again; that takes longer than it looks, on
-virtual machines above all. See docs/performance.md for figures.
+Every step frees gigabytes, its gradients and activations, and the next one needs as much; so do the encoders. The C
+library gives large blocks back to the system, which clears their pages when they are taken again; that takes longer
+than it looks, on virtual machines above all. See docs/performance.md for figures.
 """
 
 import ctypes
 import os
 import platform
+
+from ldm.util import choose_device
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """Parameters of glibc's `mallopt`, as in malloc.h."""
@@ -15,13 +17,16 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _NEVER = -1
 
 
-def keep_freed_memory() -> bool:
-    """Have freed memory stay with this process; returns whether that could be done.
+def keep_freed_memory(device: str) -> bool:
+    """Have freed memory stay with this process if it computes on a CPU; returns whether that is so from now on.
 
     Only glibc can be told. Where the environment tells it something itself (MALLOC_*, GLIBC_TUNABLES), that stands.
+
+    Args:
+        device: As `choose_device` takes it.
     """
     told = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    if told or platform.libc_ver()[0] != "glibc":
+    if choose_device(device).type != "cpu" or told or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_TRIM_THRESHOLD, _NEVER) and mallopt(_MMAP_MAX, 0))

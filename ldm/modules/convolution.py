@@ -10,9 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_SMALLEST = 2**16
+"""Numbers in an input that is worth being let go."""
+
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0) -> Tensor:
-    """`torch.nn.functional.conv2d`, which keeps `x` for the backward pass only if weight or bias need a gradient.
+    """As `torch.nn.functional.conv2d`; keeps a large `x` for the backward pass only if weight or bias need a gradient.
 
     Args:
         x: (b, channels, h, w).
@@ -21,10 +24,11 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, padd
         stride: In both directions.
         padding: Zeros on each side.
     """
+    through = x.requires_grad and torch.is_grad_enabled()
     trained = weight.requires_grad or (bias is not None and bias.requires_grad)
-    if trained or not (x.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
-        return F.conv2d(x, weight, bias, stride, padding)
-    return _Locked.apply(x, weight, bias, stride, padding)
+    if through and not trained and x.numel() >= _SMALLEST and not torch.compiler.is_compiling():
+        return _Locked.apply(x, weight, bias, stride, padding)
+    return F.conv2d(x, weight, bias, stride, padding)
 
 
 class Conv2d(nn.Conv2d):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from cldm.training.freed_memory import keep_freed_memory
 
@@ -39,13 +40,18 @@ def left_of_it(call: str, **environment: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
 def test_freed_memory_stays_with_the_process():
     assert left_of_it("") < FREED / 4
-    assert left_of_it("assert keep_freed_memory()") > FREED * 3 / 4
+    assert left_of_it("assert keep_freed_memory('cpu')") > FREED * 3 / 4
 
 
 def test_what_the_environment_says_stands():
-    assert left_of_it("assert not keep_freed_memory()", MALLOC_ARENA_MAX="2") < FREED / 4
+    assert left_of_it("assert not keep_freed_memory('cpu')", MALLOC_ARENA_MAX="2") < FREED / 4
 
 
 def test_other_c_libraries_are_left_alone(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    assert not keep_freed_memory()
+    assert not keep_freed_memory("cpu")
+
+
+def test_on_an_accelerator_nothing_is_changed(monkeypatch):
+    monkeypatch.setattr("cldm.training.freed_memory.choose_device", torch.device)
+    assert not keep_freed_memory("cuda")

@@ -6,12 +6,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ldm.modules import convolution
 from ldm.modules.convolution import Conv2d
 from ldm.modules.linear import Linear
 from tests.tiny import control_ldm
 
 ROOMS = [(1, 1, 0), (3, 1, 1), (3, 2, 1), (4, 2, 1), (3, 2, 0)]
 """Kernel, stride, padding."""
+
+
+@pytest.fixture(autouse=True)
+def smallest(monkeypatch) -> None:
+    """Most inputs of these tests count as large."""
+    monkeypatch.setattr(convolution, "_SMALLEST", 100)
 
 
 def layers(kernel: int, stride: int, padding: int, locked: bool, bias: bool = True) -> tuple[Conv2d, nn.Conv2d]:
@@ -72,10 +79,16 @@ def test_the_input_is_kept_only_where_weights_are_trained(locked):
     assert any(each.shape == x.shape for each in kept(lambda: layer(x))) is not locked
 
 
+def test_small_inputs_are_left_to_pytorch():
+    layer, _ = layers(3, 1, 1, locked=True)
+    x = torch.ones(1, 6, 4, 4, requires_grad=True)
+    assert any(each.shape == x.shape for each in kept(lambda: layer(x)))
+
+
 def test_a_locked_linear_layer_keeps_its_weight_alone():
-    layer = Linear(24, 40).requires_grad_(False)
-    x = torch.ones(2, 77, 24, requires_grad=True)
-    assert {each.numel() for each in kept(lambda: layer(x))} == {24 * 40}
+    layer = Linear(512, 1024).requires_grad_(False)
+    x = torch.ones(1, 128, 512, requires_grad=True)
+    assert {each.numel() for each in kept(lambda: layer(x))} == {512 * 1024}
 
 
 def test_a_bias_that_is_trained_gets_its_gradient():
