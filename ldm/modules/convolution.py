@@ -47,18 +47,17 @@ class _Locked(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, _, ctx.stride, ctx.padding = inputs
+        # Not by `save_for_backward`: to have it again, a checkpointed block would compute its last convolution anew.
+        x, ctx.weight, _, ctx.stride, ctx.padding = inputs
         ctx.size, ctx.dtype = x.shape[-2:], x.dtype
-        ctx.save_for_backward(weight)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (weight,) = ctx.saved_tensors
-        kernel = weight.shape[-2:]
+        kernel = ctx.weight.shape[-2:]
         beyond = [  # of the input: what no window of the kernel reached
             size - (out - 1) * ctx.stride - k + 2 * ctx.padding
             for size, out, k in zip(ctx.size, gradient.shape[-2:], kernel, strict=True)
         ]
-        weight = weight.to(gradient.dtype)  # under autocast they differ
+        weight = ctx.weight.to(gradient.dtype)  # under autocast they differ
         back = F.conv_transpose2d(gradient, weight, None, ctx.stride, ctx.padding, beyond)
         return back.to(ctx.dtype), None, None, None, None
