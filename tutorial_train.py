@@ -14,6 +14,8 @@ from torch.utils.data import Subset
 from cldm.cache.use import use_cache
 from cldm.data import Indexed
 from cldm.data.watch import explained
+from cldm.freed_memory import keep_freed_memory
+from cldm.launched import own_device
 from cldm.logger import ImageLogger
 from cldm.training import (
     PLAIN_ERRORS,
@@ -24,13 +26,13 @@ from cldm.training import (
     TrainingData,
     economise,
     from_command_line,
-    keep_freed_memory,
     open_run,
     plugins,
     require,
 )
 from cldm.training.learning import learning_callbacks, set_objective
 from cldm.training.loading import Stream
+from cldm.training.loggers import loggers
 from cldm.training.pairs import encode_pairs, hold_out, without
 from cldm.training.settings import HELD_OUT
 from tutorial_dataset import MyDataset, open_dataset
@@ -81,7 +83,8 @@ def train(
     judged = Subset(dataset, held_out) if settings.validation == HELD_OUT else MyDataset(settings.validation, *taken)
     learning = learning_callbacks(encode_pairs(model, judged, settings), settings)
     if settings.cache:  # both encoders run once, before training, and are not in memory then
-        reading = (settings.device, settings.num_workers)
+        device = str(own_device(settings.device, settings.devices))
+        reading = (device, settings.num_workers, settings.worker_timeout)
         dataset = use_cache(model, dataset, settings.cache, settings.config, start.model, *reading)
     economise(model, settings)  # optimizer, checkpointing, precision of what is locked
     if not isinstance(dataset, Stream):  # each sample's noise follows from the seed, the epoch and its index
@@ -111,7 +114,7 @@ def train(
         max_steps=settings.max_steps,
         max_epochs=-1,
         default_root_dir=settings.output,
-        logger=[pl.loggers.TensorBoardLogger(settings.output), pl.loggers.CSVLogger(settings.output)],
+        logger=loggers(settings.output),
         callbacks=[FirstStep(), *learning, images, stopping, *callbacks, saving],
         plugins=plugins(),
         use_distributed_sampler=False,  # TrainingData gives each process its share

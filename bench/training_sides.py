@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from cldm.cache.stand_ins import CachedTexts
 from cldm.cldm import ControlLDM
+from cldm.freed_memory import keep_freed_memory
 from cldm.model import create_model
 from cldm.training import Settings
 from cldm.training.cost import economise
-from cldm.training.freed_memory import keep_freed_memory
 from ldm.deferred import HandedOver, known_buffers, shapes
 from ldm.models.diffusion.ddpm import INDEX, MOMENTS
 from ldm.models.diffusion.draws import Draws

@@ -15,7 +15,7 @@ from torchvision.utils import make_grid
 from cldm.cache.stand_ins import decoding
 from cldm.cldm import ControlLDM
 from cldm.training.ema import averaged_weights
-from cldm.undisturbed import surviving_lack_of_memory, undisturbed
+from cldm.undisturbed import surviving_full_disk, surviving_lack_of_memory, undisturbed
 
 _PER_ROW = 4
 
@@ -50,7 +50,7 @@ class ImageLogger(pl.Callback):
     """Logs reconstruction, control, prompt and samples of a batch, without touching the run's random numbers.
 
     Samples are drawn one at a time, so that memory that does for training does for these, and a run goes on where it
-    does not. With `cldm.training.Ema` they are of the averaged weights.
+    does not, or a file cannot be written. With `cldm.training.Ema` they are of the averaged weights.
 
     Files are `<folder>/train/<what>_gs-<step>_e-<epoch>_b-<batch>.png`.
 
@@ -74,21 +74,28 @@ class ImageLogger(pl.Callback):
         self.max_images = max_images
         self.folder = folder
         self.log_images_kwargs = log_images_kwargs or {}
+        self._seen = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: ControlLDM) -> None:
+        self._seen = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: ControlLDM, outputs, batch: dict, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        if trainer.is_global_zero and (step == 1 or step % self.batch_frequency == 0):
+        step, before, self._seen = trainer.global_step, self._seen, trainer.global_step
+        stepped = step > before  # not while gradients are being accumulated
+        if trainer.is_global_zero and stepped and (step == 1 or step % self.batch_frequency == 0):
             self.log_images(trainer, pl_module, batch, batch_idx)
 
     def log_images(self, trainer: pl.Trainer, model: ControlLDM, batch: dict, batch_idx: int) -> None:
-        """Sample and write the images of one batch now; where memory does not do, say so and go on."""
-        with surviving_lack_of_memory(f"The image log of step {trainer.global_step} is"):
+        """Sample and write the images of one batch now; where memory or a disk does not do, say so and go on."""
+        what = f"The image log of step {trainer.global_step} is"
+        with surviving_lack_of_memory(what):
             with undisturbed(model), averaged_weights(trainer, model):
                 torch.manual_seed(0)
                 images = self._images(model, batch)
-            self._write(trainer, images, batch_idx)
+            with surviving_full_disk(what):
+                self._write(trainer, images, batch_idx)
 
     def _images(self, model: ControlLDM, batch: dict) -> dict[str, Tensor | list[str]]:
         """What the model's `log_images` gives of each sample alone, put together."""

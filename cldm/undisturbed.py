@@ -48,6 +48,19 @@ def surviving_lack_of_memory(what: str) -> Iterator[None]:
         )
 
 
+@contextmanager
+def surviving_full_disk(what: str) -> Iterator[None]:
+    """Leave the block, with a warning, where a file cannot be written.
+
+    Args:
+        what: Is not done then, as the warning's subject.
+    """
+    try:
+        yield
+    except OSError as error:
+        rank_zero_warn(f"{what} left out, since a file could not be written ({error}); training goes on")
+
+
 def is_lack_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory could not be allocated, on whatever device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):

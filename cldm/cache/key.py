@@ -42,7 +42,7 @@ def rows_hash(rows: Sequence[Row]) -> str:
             state = row.target.stat()
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{row}: no image at {row.target}") from error
-        name = row.target.relative_to(row.file.parent).as_posix()
+        name = row.name_in_folder(row.target)
         digest.update(json.dumps([name, state.st_size, state.st_mtime_ns, row.prompt]).encode())
     return digest.hexdigest()
 

@@ -8,6 +8,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from cldm.launched import deal
 from cldm.weights.saving import save_weights
 
 _OPEN = 128  # files that a process keeps mapped
@@ -41,13 +42,15 @@ class Shards:
         return range(shard * self.size, min((shard + 1) * self.size, self.count))
 
     def fill(self, make: Callable[[list[int]], Iterable[Tensor]], progress: Callable[[Iterable], Iterable]) -> None:
-        """Make what is missing.
+        """Make what is missing; several processes that are told to at once share it.
 
         Args:
             make: Tensors for some numbers, in their order.
             progress: Wraps the list of missing shards, to show how far it is.
         """
-        for shard in progress(self.missing()):
+        for shard in progress(deal(self.missing())):
+            if self.file(shard).exists():  # by now, from another process of the run
+                continue
             numbers = list(self.numbers(shard))
             tensors = {str(number): tensor for number, tensor in zip(numbers, make(numbers), strict=True)}
             if not self.file(shard).exists():  # another process may have made it meanwhile, of the same content

@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from cldm.cache.key import dependencies, key_of
 from cldm.cache.shards import Shards
 from cldm.cache.stand_ins import CachedTexts, DecoderOnDemand
 from cldm.cldm import ControlLDM
+from cldm.data.watch import Board, Watched, begun, explained, names_of
 from cldm.model import read_config
 from ldm.models.autoencoder import AutoencoderKL
 from ldm.models.diffusion.ddpm import MOMENTS
@@ -54,6 +55,27 @@ class CachedDataset:
         return {**item, MOMENTS: self.moments[index]}
 
 
+class _Items:
+    """A dataset's items, read by processes that are watched.
+
+    Args:
+        dataset: Of torch's kind.
+        num_workers: Reading processes; 0 reads in this one.
+        timeout: Seconds to wait for them; 0 waits for ever.
+    """
+
+    def __init__(self, dataset: Any, num_workers: int, timeout: float):
+        self.board = Board(num_workers, names_of(dataset))
+        self._dataset = Watched(dataset, self.board) if num_workers else dataset
+        self._options = {"num_workers": num_workers, "timeout": timeout if num_workers else 0}
+
+    def read(self, numbers: list[int]) -> Iterator[dict[str, Any]]:
+        """Those of some places, in their order."""
+        own = torch.Generator()  # the process's generator is left as it is, for the order of the training data
+        loader = DataLoader(self._dataset, sampler=numbers, batch_size=None, generator=own, **self._options)
+        return begun(self.board, loader.__iter__)
+
+
 def use_cache(
     model: ControlLDM,
     dataset: Any,
@@ -62,6 +84,7 @@ def use_cache(
     load: Callable[[], ControlLDM],
     device: str = "auto",
     num_workers: int = 0,
+    timeout: float = 0,
 ) -> CachedDataset:
     """Fill the cache as far as it is not, and take both encoders out of the model.
 
@@ -76,9 +99,12 @@ def use_cache(
         load: Loads the model once more, for its autoencoder.
         device: To encode on.
         num_workers: Processes that read images meanwhile.
+        timeout: Seconds to wait for them; 0 waits for ever.
 
     Raises:
         ValueError: If the dataset has no rows, or an item changes from one reading to the next.
+        DataError: If an item cannot be read; names it.
+        WorkerFailure: If a process that reads dies, or gives nothing in time; names what it was at.
     """
     if not getattr(dataset, "rows", None):
         raise ValueError(
@@ -95,8 +121,9 @@ def use_cache(
     moments, tokens = Shards(here, "latents", len(dataset)), Shards(here, "texts", len(prompts))
     encode_on = choose_device(device)
     tokens.fill(partial(_encode_texts, model, prompts, encode_on), partial(_progress, what="Caching prompts"))
-    read = partial(_encode_images, model, dataset, encode_on, num_workers)
-    moments.fill(read, partial(_progress, what="Caching latents"))
+    items = _Items(dataset, num_workers, timeout)
+    with explained(items.board):
+        moments.fill(partial(_encode_images, model, items, encode_on), partial(_progress, what="Caching latents"))
 
     model.cond_stage_model = CachedTexts({prompt: place for place, prompt in enumerate(prompts)}, tokens)
     model.first_stage_model = DecoderOnDemand(partial(_autoencoder, load))
@@ -111,12 +138,9 @@ def _encode_texts(model: ControlLDM, prompts: list[str], device: torch.device, n
 
 
 @torch.no_grad()
-def _encode_images(
-    model: ControlLDM, dataset: Any, device: torch.device, num_workers: int, numbers: list[int]
-) -> Iterator[Tensor]:
+def _encode_images(model: ControlLDM, items: _Items, device: torch.device, numbers: list[int]) -> Iterator[Tensor]:
     autoencoder = model.first_stage_model.to(device)
-    own = torch.Generator()  # the process's generator is left as it is, for the order of the training data
-    for item in DataLoader(Subset(dataset, numbers), batch_size=None, num_workers=num_workers, generator=own):
+    for item in items.read(numbers):
         pixels = rearrange(item[model.first_stage_key][None], "b h w c -> b c h w")
         posterior = autoencoder.encode(pixels.to(device))
         yield torch.cat([posterior.mean, posterior.logvar], dim=1)[0].float().cpu()

@@ -15,7 +15,7 @@ def collate(samples: Sequence[dict[str, Any]], name_of: Callable[[int], str] = "
 
     Args:
         samples: Items of a dataset, each a dict.
-        name_of: What an error calls the sample of an index.
+        name_of: What an error calls the sample of an `index` in the items.
 
     Raises:
         DataError: If their arrays are of different sizes.

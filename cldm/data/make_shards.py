@@ -96,7 +96,7 @@ def _fingerprint(source: Sequence[Row] | Shards) -> str:
         digest.update(repr((source.urls, source.counts)).encode())
         return digest.hexdigest()
     for row in source:
-        names = [str(file.relative_to(row.file.parent)) for file in (*row.sources, row.target)]
+        names = [row.name_in_folder(file) for file in (*row.sources, row.target)]
         digest.update(json.dumps([row.line, names, row.prompt]).encode())
     return digest.hexdigest()
 

@@ -1,7 +1,8 @@
 """Folders in Fill50K's format: finding one, and its rows.
 
 `prompt.json` has one JSON object a line, {"source": "source/0.png", "target": "target/0.png", "prompt": "..."}; the
-images' paths start from the folder that it is in. A source may be a list of paths, whose channels are stacked.
+images' paths start from the folder that it is in, or are absolute. A source may be a list of paths, whose channels are
+stacked.
 """
 
 import json
@@ -45,6 +46,11 @@ class Row:
     def label(self) -> str:
         """What it is called in a contact sheet."""
         return str(self.line)
+
+    def name_in_folder(self, file: Path) -> str:
+        """A path of this row as it starts from the folder; all of it where it is elsewhere."""
+        folder = self.file.parent
+        return (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
 
     def __str__(self) -> str:
         return f"{self.file}, line {self.line}"

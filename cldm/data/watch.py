@@ -104,6 +104,13 @@ def names_of(dataset: Any) -> Callable[[int], str]:
     return "item {}".format
 
 
+def names_by_index(dataset: Any) -> Callable[[int], str]:
+    """As `names_of`, but by the `index` in a dataset's items, which is their place below any `Subset`."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return names_of(dataset)
+
+
 def _name_in_subset(name_of: Callable[[int], str], indices: Sequence[int], index: int) -> str:
     return name_of(indices[index])
 

@@ -55,10 +55,12 @@ class AdamWBF16(Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As any optimizer's; the moments stay in bfloat16."""
+        """As any optimizer's, or AdamW's own; the moments stay in bfloat16, and the seed is this one's."""
         super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            group.setdefault("seed", self.defaults["seed"])
         for state in self.state.values():
-            state.update({name: state[name].bfloat16() for name in ("exp_avg", "exp_avg_sq")})
+            state.update({name: state[name].bfloat16() for name in ("exp_avg", "exp_avg_sq")}, step=int(state["step"]))
 
     def _step_one(self, parameter: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]

@@ -5,7 +5,6 @@ from cldm.data.watch import WorkerFailure
 from cldm.training.command_line import changed, from_command_line, require
 from cldm.training.cost import economise
 from cldm.training.first_step import FirstStep
-from cldm.training.freed_memory import keep_freed_memory
 from cldm.training.loading import TrainingData
 from cldm.training.machines import plugins
 from cldm.training.run_folder import open_run
@@ -27,7 +26,6 @@ __all__ = [
     "changed",
     "economise",
     "from_command_line",
-    "keep_freed_memory",
     "open_run",
     "plugins",
     "require",

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cldm.data import find_dataset
 from cldm.data.shards import find_shards, is_shards
-from cldm.training.settings import Settings
+from cldm.training.settings import HELD_OUT, Settings
 from cldm.training.starting import Start
 
 WEIGHT_FORMATS = (".safetensors", ".ckpt", ".pth", ".pt")
@@ -90,6 +90,11 @@ def require(settings: Settings, attach: str) -> Start:
         (find_shards if is_shards(settings.dataset) else find_dataset)(settings.dataset)
     except FileNotFoundError as error:
         missing.append(str(error))
+    if settings.validation_freq and settings.validation != HELD_OUT:
+        try:
+            find_dataset(settings.validation)
+        except FileNotFoundError as error:
+            missing.append(f"validation: {error}")
     if missing:
         raise FileNotFoundError("this run needs what is not there\n" + "\n".join(f"- {line}" for line in missing))
     files = tuple(file for file in (first, control) if file is not None)

@@ -105,4 +105,4 @@ def check_same(figures: Sequence[float]) -> None:
 @torch.no_grad()
 def fingerprint(module: nn.Module) -> float:
     """A figure that differs where weights do: a sum of all of them, each tensor's with a weight of its own."""
-    return sum(math.sqrt(1 + place) * p.double().sum().item() for place, p in enumerate(module.parameters()))
+    return sum(math.sqrt(1 + place) * p.cpu().double().sum().item() for place, p in enumerate(module.parameters()))

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from cldm.data.batches import collate
-from cldm.data.watch import Board, Watched, begun, names_of
+from cldm.data.watch import Board, Watched, begun, names_by_index, names_of
 from cldm.training.order import Place, Share, epoch_order
 
 _GRACE = 60  # seconds that a reading process goes on after SIGTERM, so that the training process can save first
@@ -109,7 +109,7 @@ class _OrderedLoader(DataLoader):
     def __init__(self, dataset: Any, share: Share, epoch: Callable[[], int], seed: int, reading: _Reading):
         self._share, self._epoch, self._seed, self._board = share, epoch, seed, reading.board
         watched = Watched(dataset, reading.board) if reading.num_workers else dataset
-        together = partial(collate, name_of=reading.board.name_of)
+        together = partial(collate, name_of=names_by_index(dataset))
         super().__init__(watched, batch_sampler=_Batches(self._batches), collate_fn=together, **reading.options())
 
     def __len__(self) -> int:
@@ -155,7 +155,7 @@ class _StreamLoader:
         reader = _Reader(self._dataset, self._share, self._epoch(), self._board)
         items = begun(self._board, DataLoader(reader, batch_size=None, **self._options).__iter__)
         while batch := list(islice(items, self._share.batch_size)):
-            yield collate(batch, self._board.name_of)
+            yield collate(batch, names_by_index(self._dataset))
 
 
 class _Reader(IterableDataset):

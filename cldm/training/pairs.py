@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, Subset
 
 from cldm.cldm import ControlLDM
+from cldm.launched import own_device
 from cldm.training.loading import Stream
 from cldm.training.settings import HELD_OUT, Settings
-from ldm.util import choose_device
 
 _LARGEST_SHARE = 20  # at most one in so many samples is held out
 
@@ -84,7 +84,7 @@ def encode_pairs(model: ControlLDM, dataset: Sequence[Mapping[str, Any]], settin
     count = min(settings.validation_pairs, len(dataset)) if settings.validation_freq else 0
     if not count:
         return []
-    device = choose_device(settings.device)
+    device = own_device(settings.device, settings.devices)
     autoencoder, text_encoder = model.first_stage_model.to(device), model.cond_stage_model.to(device)
     pairs = []
     with isolate_rng(include_cuda=False):
@@ -103,6 +103,8 @@ def encode_pairs(model: ControlLDM, dataset: Sequence[Mapping[str, Any]], settin
                 )
             )
     autoencoder.cpu(), text_encoder.cpu()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # or training, and other processes on this device, have less
     return pairs
 
 

@@ -47,7 +47,8 @@ def open_run(settings: Settings) -> Path | None:
     To be called in every process of a run, before it writes anything.
 
     Raises:
-        FileExistsError: If a run has used the folder and none is to be resumed, or one would be overwritten.
+        FileExistsError: If a run has used the folder and none is to be resumed, or one would be overwritten, as where
+            its states have been removed.
         FileNotFoundError: If the named state is not there.
         StateError: If the named state is damaged, or all are.
     """
@@ -62,6 +63,8 @@ def open_run(settings: Settings) -> Path | None:
     if rank_zero_only.rank == 0:  # the others may come when the first has begun to write
         if settings.resume != "auto":
             _check_free(folder, state)
+        elif state is None:
+            _check_begun(folder, settings.save_freq)
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(".*.unfinished"):  # by a process that was killed
             left.unlink(missing_ok=True)
@@ -103,6 +106,16 @@ def _check_free(folder: Path, state: Path | None) -> None:
         raise FileExistsError(
             f"{folder} has a run in it ({found[0].name}), which is not overwritten: go on with it (resume=auto), or "
             "give another folder (output=FOLDER)"
+        )
+
+
+def _check_begun(folder: Path, first_save: int) -> None:
+    """Check that what a run without a state has left is no more than a first save that was cut short."""
+    found = [file for kind in (CONTROL, WHOLE, BASE) for file in saved(folder, kind) if step_of(file) != first_save]
+    if found:
+        raise FileExistsError(
+            f"{folder} has {found[-1].name} but no state to go on from, and a run from the first step on would "
+            "overwrite what is there; give another folder (output=FOLDER), with control=FILE to start from that one"
         )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cldm.cache.key import weights_hash
 from cldm.cldm import ControlLDM
+from cldm.optimization.restored import as_set_now
 from cldm.training.ema import averaged_weights
 from cldm.training.loading import TrainingData
 from cldm.training.processes import of_all_processes
@@ -19,7 +20,15 @@ from cldm.training.random_state import random_state, set_random_state
 from cldm.training.run_folder import BASE, CONTROL, STATE, WHOLE, file_of, remove_old, write_settings
 from cldm.training.settings import Settings
 from cldm.training.starting import Start
-from cldm.training.state import StateError, StateFiles, check_trained, continued, trained_names
+from cldm.training.state import (
+    StateError,
+    StateFiles,
+    check_optimizer,
+    check_samples,
+    check_trained,
+    continued,
+    trained_names,
+)
 from cldm.weights.saving import save_weights
 
 BEST = "control_best.safetensors"
@@ -54,9 +63,8 @@ class SaveControl(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: ControlLDM) -> None:
         self._first = self._step = self._saved = trainer.global_step
-        if trainer.global_rank < len(self._random):
-            set_random_state(self._random[trainer.global_rank])
-        self._random = []
+        if self._random:
+            self._go_on(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: ControlLDM, *_: Any) -> None:
         step = trainer.global_step
@@ -81,6 +89,9 @@ class SaveControl(Checkpoint):
         checkpoint["state_dict"] = {name: checkpoint["state_dict"][name] for name in trained_names(pl_module)}
         checkpoint["random"] = of_all_processes(random_state())
         checkpoint["base_unet_sha256"] = self.base
+        checkpoint["optimizer"] = self.settings.optimization.optimizer
+        if isinstance(trainer.datamodule, TrainingData):
+            checkpoint["samples"] = len(trainer.datamodule.dataset)
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: ControlLDM, checkpoint: dict[str, Any]) -> None:
         """Check that the state belongs to this run, and go on in the place it says."""
@@ -90,8 +101,10 @@ class SaveControl(Checkpoint):
                 f"this one is {self.base[:16]}...): resume with the weights that it started from"
             )
         check_trained(list(checkpoint["state_dict"]), trained_names(pl_module))
+        check_optimizer(checkpoint.get("optimizer"), self.settings.optimization.optimizer)
         data = trainer.datamodule
         if isinstance(data, TrainingData):
+            check_samples(checkpoint.get("samples"), len(data.dataset))
             checkpoint["loops"] = continued(checkpoint["loops"], data.start, data.share)
         self._random = checkpoint["random"]
 
@@ -104,6 +117,15 @@ class SaveControl(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         self.best = state_dict["best"]
+
+    def _go_on(self, trainer: pl.Trainer) -> None:
+        """After all has been restored: by the present settings, with the random numbers of the state's run."""
+        schedules = {each.scheduler.optimizer: each.scheduler for each in trainer.lr_scheduler_configs}
+        for optimizer in trainer.optimizers:
+            as_set_now(optimizer, schedules.get(optimizer), trainer.global_step)
+        if trainer.global_rank < len(self._random):
+            set_random_state(self._random[trainer.global_rank])
+        self._random = []
 
     def _save_if_best(self, trainer: pl.Trainer, model: ControlLDM) -> None:
         value = trainer.callback_metrics.get(self.settings.best_by)

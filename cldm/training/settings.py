@@ -14,6 +14,7 @@ FIDELITIES = ("auto", "shape", "edges", "hint_edges")
 SAVE_PRECISIONS = ("float32", "float16", "bfloat16")
 _SEEDS = 2**32  # what numpy's seed takes
 _LOCKED_PRECISIONS = ("32", "bf16")
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Settings:
         resume_path: Weights to start from, as `tool_add_control.py` writes them; the file's other formats do as well.
         dataset: Folder with `prompt.json`, such as Fill50K, or shards: a folder or URL with their `index.json`, or
             their names, as data/shard-{00000..00099}.tar.
-        batch_size: Samples a step.
+        batch_size: Samples of one process at a time; a step sees `accumulation` such batches in each process.
         learning_rate: Of AdamW; customary with `sd_locked=False` is 2e-6.
         logger_freq: Steps from one image log to the next.
         loss_freq: Steps from one logged loss to the next.
@@ -40,7 +41,7 @@ class Settings:
         save_freq: Steps from one saved ControlNet to the next; one is saved at the end as well.
         output: Folder of the run: image_log/, weights and TensorBoard's files.
         device: auto, cpu, cuda or mps.
-        precision: Lightning's name, 32-true, bf16-mixed or 16-mixed for instance.
+        precision: 32-true, bf16-mixed or 16-mixed.
         num_workers: Processes that read the dataset; 0 reads in the training process.
         size: Of the images that are trained on: 512 is 512x512, and 512x768 is WIDTHxHEIGHT; 0 takes them as they are.
         framing: How images of other sizes come into it, the target as the source: resize refuses those of another
@@ -263,6 +264,11 @@ class Settings:
         return self.locked_precision == "bf16" or (self.low_memory and self.sd_locked)
 
     def _check_cost(self) -> None:
+        if self.precision not in _PRECISIONS:
+            raise ValueError(
+                f"precision must be one of {', '.join(_PRECISIONS)}, got {self.precision!r}: what is trained stays in "
+                "float32, since steps are too small for less; locked_precision=bf16 is for what is not"
+            )
         if self.optimization.in_backward:
             refuse_in_backward(self.accumulation, self.gradient_clip, self.precision)
         if self.locked_precision not in _LOCKED_PRECISIONS:

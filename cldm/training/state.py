@@ -107,6 +107,33 @@ def check_trained(given: list[str], trained: list[str]) -> None:
         )
 
 
+def check_optimizer(saved: str | None, chosen: str) -> None:
+    """Compare the optimizers of a state, if it says which, and of this run.
+
+    Raises:
+        StateError: If one cannot read what the other has written: adamw8bit's moments are of a kind of their own.
+    """
+    if saved is not None and saved != chosen and "adamw8bit" in (saved, chosen):
+        raise StateError(
+            f"the state is of optimizer={saved}, from which {chosen} cannot go on: resume with {saved}, or start anew "
+            "from the newest ControlNet, in another folder (control=FILE output=FOLDER)"
+        )
+
+
+def check_samples(saved: int | None, given: int) -> None:
+    """Compare the numbers of samples that a state's run, if it says so, and this one train on.
+
+    Raises:
+        StateError: If they differ: their order would be another, and some of those to judge by have been trained on.
+    """
+    if saved is not None and saved != given:
+        raise StateError(
+            f"the state's run trained on {saved} samples and this one would on {given}: resume with the dataset, "
+            "validation, validation_freq and validation_pairs of the run's start, or start anew from the newest "
+            "ControlNet, in another folder (control=FILE output=FOLDER)"
+        )
+
+
 def continued(loops: dict[str, Any], place: Place, share: Share) -> dict[str, Any]:
     """The state of Lightning's loops, to go on with the batch after the one in which it was saved.
 

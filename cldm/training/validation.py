@@ -20,7 +20,7 @@ from cldm.training.learned import Learned, learned_at
 from cldm.training.pairs import Pair
 from cldm.training.processes import of_all_processes
 from cldm.training.settings import Settings
-from cldm.undisturbed import surviving_lack_of_memory, undisturbed
+from cldm.undisturbed import surviving_full_disk, surviving_lack_of_memory, undisturbed
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ class Validation(pl.Callback):
         judged = sorted((each for part in parts for each in part), key=lambda each: each.number)
         self._add_point(trainer, judged)
         if trainer.is_global_zero:
-            self._write(trainer, [each.image for each in judged])
+            with surviving_full_disk(f"The picture of the validation of step {trainer.global_step} is"):
+                self._write(trainer, [each.image for each in judged])
 
     def _collect(self, loss: Tensor) -> None:
         finite = loss.detach().isfinite()

@@ -96,6 +96,14 @@ def test_rows_keep_their_lines_and_paths(tmp_path):
     ]
 
 
+def test_paths_may_be_absolute(tmp_path):
+    file = write_rows(tmp_path / "a", GOOD | {"source": "/maps/0.png", "target": str(tmp_path / "a/0.png")})
+    (only,) = read_rows(file)
+    assert (only.source, only.target) == (Path("/maps/0.png"), tmp_path / "a/0.png")
+    assert only.name_in_folder(only.source) == "/maps/0.png"
+    assert only.name_in_folder(only.target) == "0.png"
+
+
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
 def test_files_of_other_systems_are_read(tmp_path, ending):
     file = tmp_path / "prompt.json"

@@ -67,6 +67,22 @@ def test_logs_at_the_first_step_and_every_so_many(tmp_path, step, count):
     assert len(log(tmp_path, step)) == count
 
 
+def test_a_step_of_several_batches_is_logged_once(tmp_path):
+    trainer, model, logger = Trainer(tmp_path), Model(), ImageLogger(3)
+    logger.log_images_kwargs = {"unconditional_guidance_scale": 9.0}
+    logger.on_train_start(trainer, model)
+    for batch, step in enumerate([300, 300, 301, 301, 302, 302, 303, 303]):
+        trainer.global_step = step
+        logger.on_train_batch_end(trainer, model, None, BATCH, batch)
+    assert {path.name[-26:] for path in tmp_path.rglob("*.png")} == {"gs-000303_e-000002_b-000006.png"[-26:]}
+
+
+def test_a_full_disk_is_told_and_survived(tmp_path):
+    (tmp_path / "image_log").touch()  # where the folder is to be
+    with pytest.warns(UserWarning, match=r"image log of step 300 is left out, since a file could not be written"):
+        assert log(tmp_path) == []
+
+
 def test_other_processes_write_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "is_global_zero", False)
     assert log(tmp_path) == []

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cldm.undisturbed import is_lack_of_memory, surviving_lack_of_memory, undisturbed
+from cldm.undisturbed import is_lack_of_memory, surviving_full_disk, surviving_lack_of_memory, undisturbed
 
 
 def test_modes_gradients_and_random_numbers_are_as_before_even_after_an_error():
@@ -56,3 +56,11 @@ def test_numpys_lack_of_memory_counts():
     with pytest.raises(MemoryError) as failed:
         np.empty(2**60, np.uint8)
     assert is_lack_of_memory(failed.value)
+
+
+def test_files_that_cannot_be_written_are_left_out_with_a_warning():
+    told = pytest.warns(UserWarning, match=r"^This is left out, since a file could not be written \(.*No space left")
+    with told, surviving_full_disk("This is"), open("/dev/full", "w") as file:
+        file.write("x" * 10**5)
+    with pytest.raises(ZeroDivisionError), surviving_full_disk("This is"):
+        raise ZeroDivisionError

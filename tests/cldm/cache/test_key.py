@@ -1,7 +1,9 @@
 """The key changes with all that a cache depends on, and with nothing else."""
 
+import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,3 +98,15 @@ def test_a_missing_image_is_named_by_its_row(model, folder):
     (folder / "target/3.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"prompt.json, line 4: no image at \S+target/3.png"):
         dependencies(model, CONFIG, MyDataset(folder))
+
+
+def test_images_may_lie_outside_the_datasets_folder(model, folder, tmp_path):
+    rows = [json.loads(line) for line in (folder / "prompt.json").read_text().splitlines()]
+    shutil.move(folder / "target", tmp_path / "elsewhere")
+    for row in rows:
+        row["target"] = str(tmp_path / "elsewhere" / Path(row["target"]).name)
+    (folder / "prompt.json").write_text("\n".join(map(json.dumps, rows)))
+    before = key(model, folder)
+    assert key(model, folder) == before
+    os.utime(tmp_path / "elsewhere/1.png", ns=(1, 1))
+    assert key(model, folder) != before

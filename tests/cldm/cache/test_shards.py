@@ -38,6 +38,25 @@ def test_what_was_killed_goes_on_with_the_shards_that_are_missing(tmp_path):
     assert shards.missing() == []
 
 
+def test_processes_of_a_run_share_what_is_missing(tmp_path, monkeypatch):
+    made = {0: [], 1: []}
+
+    def process(rank, meanwhile=None):
+        def make_some(numbers):
+            if meanwhile is not None and not made[rank]:
+                meanwhile()
+            made[rank].append(numbers[0])
+            return make(numbers)
+
+        for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2}.items():
+            monkeypatch.setenv(name, str(value))
+        Shards(tmp_path, "latents", 6, size=2).fill(make_some, list)
+
+    process(0, meanwhile=lambda: process(1))
+    assert made == {0: [0], 1: [2, 0, 4]}, "what the other has made is not made again"
+    assert Shards(tmp_path, "latents", 6, size=2).missing() == []
+
+
 def test_an_error_half_way_through_a_shard_leaves_none(tmp_path):
     def breaks(numbers):
         yield torch.zeros(1)

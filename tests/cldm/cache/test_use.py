@@ -1,5 +1,11 @@
-"""Training from a cache: the same losses as without, and no encoder in memory."""
+"""Training from a cache: the same losses as without, and no encoder in memory; readers that die or hang meanwhile."""
 
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -8,7 +14,8 @@ from torch.utils.data import default_collate
 
 import tiny
 from cldm.cache.use import use_cache
-from cldm.data import Indexed
+from cldm.data import DataError, Indexed
+from cldm.data.watch import WorkerFailure
 from cldm.fill50k import make_fill50k
 from cldm.model import load_model
 from tutorial_dataset import MyDataset
@@ -99,3 +106,50 @@ def test_the_process_generator_is_not_moved(files, tmp_path):
 def test_a_dataset_without_rows_is_refused(files):
     with pytest.raises(ValueError, match=r"dataset with rows.*cache=false"):
         use_cache(load(files), [{}], True, files[0], lambda: load(files))
+
+
+class Trap(MyDataset):
+    """A dataset whose item 2, which is no probe of the key, ends or stops the process that reads it."""
+
+    def __init__(self, path: Path, fall: Callable[[], None]):
+        super().__init__(path)
+        self.fall = fall
+
+    def __getitem__(self, index: int) -> dict:
+        if index == 2:
+            self.fall()
+        return super().__getitem__(index)
+
+
+def fill(files, dataset: MyDataset, folder: Path, num_workers: int = 1, timeout: float = 60) -> None:
+    use_cache(load(files), dataset, folder, files[0], lambda: load(files), "cpu", num_workers, timeout)
+
+
+def test_a_reader_that_is_killed_is_an_error_that_names_the_row(files, tmp_path):
+    trap = Trap(files[2], lambda: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(WorkerFailure, match=r"ended \(.*\) while it read \S+prompt.json, line 3 .*fewer num_workers"):
+        fill(files, trap, tmp_path)
+    (folder,) = tmp_path.iterdir()
+    assert not list(folder.glob("latents-*")), "what is not whole is made anew"
+
+
+def test_a_reader_that_hangs_is_an_error_that_names_the_row_and_it_is_ended(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)  # seconds that torch waits for ends
+    message = r"no data came for 2 seconds.* at \S+prompt.json, line 3 .*higher worker_timeout"
+    with pytest.raises(WorkerFailure, match=message):
+        fill(files, Trap(files[2], lambda: time.sleep(60)), tmp_path, timeout=2)
+    assert not active_children()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_damaged_image_is_one_message_and_once_mended_the_cache_is_filled(files, tmp_path, num_workers):
+    data = shutil.copytree(files[2], tmp_path / "data", ignore=shutil.ignore_patterns("cache"))
+    image = data / "target/2.png"
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"^\S+prompt.json, line 3: ") as refused:
+        fill(files, MyDataset(data), tmp_path / "cache", num_workers)
+    assert "Traceback" not in str(refused.value)
+    image.write_bytes(whole)
+    fill(files, MyDataset(data), tmp_path / "cache", num_workers)
+    assert len(list((tmp_path / "cache").glob("*/latents-*"))) == 1

@@ -105,6 +105,27 @@ def test_several_sources_of_several_kinds(tmp_path):
     assert sample.prompt == "Grün"
 
 
+def test_files_may_lie_outside_the_datasets_folder(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in ("a/edges.png", "image.jpg", "other.jpg"):
+        (tmp_path / name).write_bytes(name.encode())
+    rows = [
+        {"source": "edges.png", "target": str(tmp_path / "image.jpg"), "prompt": "absolute"},
+        {"source": str(tmp_path / "a/edges.png"), "target": "../other.jpg", "prompt": "absolute, and beside"},
+    ]
+    (tmp_path / "a/prompt.json").write_text("\n".join(map(json.dumps, rows)))
+    index = make_shards(tmp_path / "a", tmp_path / "s", seed=None)
+    assert [(s.sources[0].content, s.target.content) for s in samples(index.parent)] == [
+        (b"a/edges.png", b"image.jpg"),
+        (b"a/edges.png", b"other.jpg"),
+    ]
+    assert make_shards(tmp_path / "a", tmp_path / "s", seed=None) == index, "the same is recognised"
+    rows[0]["target"] = str(tmp_path / "other.jpg")
+    (tmp_path / "a/prompt.json").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match="was begun with another dataset"):
+        make_shards(tmp_path / "a", tmp_path / "s", seed=None)
+
+
 def test_an_index_of_shards_that_others_made(shards):
     expected = (shards / "index.json").read_text()
     pattern = f"{shards}/shard-{{00000..00005}}.tar"

@@ -10,7 +10,7 @@ from torch._utils import ExceptionWrapper
 from torch.utils.data import Subset
 
 from cldm.data import DataError, Indexed
-from cldm.data.watch import Board, WorkerFailure, begun, explained, names_of
+from cldm.data.watch import Board, WorkerFailure, begun, explained, names_by_index, names_of
 
 
 class Named:
@@ -35,6 +35,14 @@ def test_a_part_of_a_dataset_has_the_names_of_the_whole():
     names = names_of(Subset(Indexed(Subset(Named(), [5, 7, 9])), [0, 2]))
     assert names(1) == "prompt.json, line 10"
     assert pickle.loads(pickle.dumps(names))(0) == "prompt.json, line 6", "where workers are spawned"
+
+
+def test_an_index_counts_below_what_parts_were_taken():
+    part = Subset(Indexed(Subset(Named(), [5, 7, 9])), [0, 2])
+    for whole in (part, Subset(part, [1])):
+        assert names_by_index(whole)(2) == "prompt.json, line 10"
+    assert names_by_index(Subset(Indexed(Named()), [9]))(3) == "prompt.json, line 4"
+    assert names_by_index([1])(1) == "item 1"
 
 
 @pytest.mark.parametrize("kind", [DataError, FileNotFoundError])

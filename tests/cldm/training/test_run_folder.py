@@ -52,6 +52,19 @@ def test_logs_and_weights_to_start_from_make_no_run(settings, folder):
     assert open_run(settings) is None
 
 
+@pytest.mark.parametrize("name", ["control_010000.safetensors", "model_010000.safetensors", "base_010000.safetensors"])
+def test_auto_does_not_begin_anew_where_states_were_removed(settings, folder, name):
+    (folder / name).write_text("precious")
+    with pytest.raises(FileExistsError, match=rf"{name} but no state.*output=FOLDER.*control=FILE"):
+        open_run(replace(settings, resume="auto", save_freq=5000))
+
+
+def test_auto_begins_anew_after_a_kill_before_the_first_state(settings, folder):
+    for name in ("settings.yaml", "control_best.safetensors", "control_005000.safetensors"):
+        (folder / name).touch()
+    assert open_run(replace(settings, resume="auto", save_freq=5000)) is None
+
+
 def test_auto_takes_the_newest(settings, folder, capfd):
     state(folder, 999999)
     newest = state(folder, 1000000)

@@ -1,5 +1,6 @@
 """When a run saves, what it keeps, and what becomes of a full disk."""
 
+import errno
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +8,11 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 
+from cldm.fill50k import make_fill50k
 from cldm.training import run_folder
+from cldm.training.state import StateError
 from cldm.weights.reading import read_weights
 from cldm.weights.saving import read_metadata
 from training_runs import Record
@@ -86,6 +90,50 @@ def test_a_full_disk_at_the_last_step_is_an_error_and_what_was_saved_stays(setti
         with pytest.raises(OSError, match="the last step could not be saved"):
             train(replace(settings, max_steps=4, keep_last=1), callbacks=[fill])
     assert names(settings) == {"settings.yaml", "control_000002.safetensors", "state_000002.pt"}
+
+
+@pytest.mark.filterwarnings("ignore:.*left out, since a file could not be written")
+def test_pictures_on_a_full_disk_do_not_end_a_run(settings, monkeypatch):
+    make_fill50k(Path(settings.output).parent / "held_out", count=2, size=64, workers=1)
+    save = Image.Image.save
+
+    def fill(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    full = Record(2, lambda: monkeypatch.setattr(Image.Image, "save", fill))
+    empty = Record(4, lambda: monkeypatch.setattr(Image.Image, "save", save))
+    often = {"logger_freq": 1, "validation_freq": 1, "validation": str(Path(settings.output).parent / "held_out")}
+    train(replace(settings, max_steps=4, **often), callbacks=[full, empty])
+    logged = {file.name.split("_")[-3] for file in (Path(settings.output) / "image_log").rglob("samples_*")}
+    assert logged == {"gs-000001", "gs-000004"}
+    judged = {file.name for file in (Path(settings.output) / "validation").glob("samples_*")}
+    assert judged == {f"samples_00000{step}.png" for step in (0, 1, 4)}
+    assert "control_000004.safetensors" in names(settings)
+
+
+def test_a_resumed_run_trains_at_the_rate_that_it_is_given(settings):
+    train(replace(settings, max_steps=2))
+    rates = []
+
+    class Rates(pl.Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            rates.append([optimizer.param_groups[0][name] for name in ("lr", "weight_decay")])
+
+    train(replace(settings, max_steps=4, resume="auto", learning_rate=1e-5, weight_decay=0.5), callbacks=[Rates()])
+    assert rates == [[1e-5, 0.5]] * 2
+
+
+def test_a_run_goes_on_with_less_memory(settings):
+    train(replace(settings, max_steps=2))
+    train(replace(settings, max_steps=3, resume="auto", low_memory=True))
+    assert "control_000003.safetensors" in names(settings)
+
+
+def test_a_run_does_not_go_on_with_other_data(settings, tmp_path):
+    train(replace(settings, max_steps=2))
+    make_fill50k(tmp_path / "more", count=9, size=64, workers=1)
+    with pytest.raises(StateError, match="trained on 7 samples and this one would on 9: resume with the dataset"):
+        train(replace(settings, max_steps=4, resume="auto", dataset=str(tmp_path / "more")))
 
 
 def test_settings_are_written_once_the_first_step_is_done(settings):

@@ -64,6 +64,7 @@ def test_half_of_the_prompts_are_dropped_as_in_the_paper():
         ("noise_offset=nan", "noise_offset must be 0 or more, got nan"),
         ("parameterization=x0", "parameterization must be one of config, eps, v, got 'x0'"),
         ("nan_patience=0", "nan_patience must be at least 1, got 0"),
+        ("precision=bf16-true", "precision must be one of 32-true, bf16-mixed, 16-mixed, got 'bf16-true'.*locked_prec"),
         ("save_precision=half", "save_precision must be one of float32, float16, bfloat16, got 'half'"),
         ("keep_last=-1", "keep_last must be 0 or more, got -1"),
         ("keep_states=0", "keep_states must be at least 1, got 0"),

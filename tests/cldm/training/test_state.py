@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cldm.training.run_folder import file_of
-from cldm.training.state import StateError, StateFiles, check_state, check_trained
+from cldm.training.state import StateError, StateFiles, check_optimizer, check_samples, check_state, check_trained
 from training_runs import Record, run
 
 
@@ -88,3 +88,19 @@ def test_a_state_of_another_base_is_refused(settings, whole, tmp_path):
     torch.save(weights, tmp_path / "state_000008.pt")
     with pytest.raises(StateError, match="another base"):
         run(replace(settings, resume=str(tmp_path / "state_000008.pt"), max_steps=9))
+
+
+@pytest.mark.parametrize(("saved", "chosen"), [("adamw", "adamw8bit"), ("adamw8bit", "adamw_bf16")])
+def test_moments_of_another_kind_are_refused(saved, chosen):
+    with pytest.raises(StateError, match=f"optimizer={saved}, from which {chosen} cannot go on"):
+        check_optimizer(saved, chosen)
+
+
+@pytest.mark.parametrize("chosen", ["adamw", "adamw_bf16"])
+def test_others_go_on_from_each_other(chosen):
+    check_optimizer("adamw", chosen)
+    check_optimizer(None, "adamw8bit")
+
+
+def test_states_of_before_do_not_say_how_many_samples():
+    check_samples(None, 7)

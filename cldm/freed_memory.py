@@ -9,6 +9,8 @@ import ctypes
 import os
 import platform
 
+import torch
+
 from ldm.util import choose_device
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
@@ -17,7 +19,7 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _NEVER = -1
 
 
-def keep_freed_memory(device: str) -> bool:
+def keep_freed_memory(device: str | torch.device) -> bool:
     """Have freed memory stay with this process if it computes on a CPU; returns whether that is so from now on.
 
     Only glibc can be told. Where the environment tells it something itself (MALLOC_*, GLIBC_TUNABLES), that stands.

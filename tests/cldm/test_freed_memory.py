@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from cldm.training.freed_memory import keep_freed_memory
+from cldm.freed_memory import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[3]
 FREED = 200
 SCRIPT = f"""
 import psutil, torch
-from cldm.training.freed_memory import keep_freed_memory
+from cldm.freed_memory import keep_freed_memory
 {{}}
 before = psutil.Process().memory_info().rss
 blocks = [torch.ones({FREED // 4} * 2**18) for _ in range(4)]
@@ -54,5 +54,5 @@ def test_other_c_libraries_are_left_alone(monkeypatch):
 
 
 def test_on_an_accelerator_nothing_is_changed(monkeypatch):
-    monkeypatch.setattr("cldm.training.freed_memory.choose_device", torch.device)
+    monkeypatch.setattr("cldm.freed_memory.choose_device", torch.device)
     assert not keep_freed_memory("cuda")
