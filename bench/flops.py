@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cldm.conditions import EncodedControl
+from cldm.conditions import AppliedControl, summed
 from cldm.model import read_config
 from ldm.util import instantiate_from_config
 
@@ -47,24 +47,22 @@ def table(config: str, side: int) -> dict[str, int]:
         for _ in range(2):
             unet(latent, t, tokens, control(latent, hint, t, tokens))
 
-    def reused(batch: int, controls: int) -> None:
-        x, times = (torch.cat([v] * batch) for v in (latent, t))
-        outputs = [
-            EncodedControl(control, features, [1.0] * control.num_connections).outputs(x, times, keys[control][batch])
-            for _ in range(controls)
-        ]
-        sums = [sum(connection) for connection in zip(*outputs, strict=True)] if outputs else None
-        unet(x, times, keys[unet][batch], sums)
+    def reused(prompts: int, controls: int, latents: int = 1) -> None:
+        x, times = (torch.cat([v] * latents) for v in (latent, t))
+        outputs = [applied.outputs(x, times, keys[control][prompts]) for _ in range(controls)]
+        unet(x, times, keys[unet][prompts], summed(outputs))
 
     def hidden() -> None:
         reused(1, 0)
         reused(1, 1)
 
-    features = control.encode_hint(hint)
+    applied = AppliedControl(control, hint, [1.0] * control.num_connections)
+    _ = applied.features  # made now, so that it is not counted
     keys: dict[Any, dict[int, Any]] = {n: {1: n.text_keys(tokens), 2: both(n)} for n in (unet, control)}
     return {
         "everything anew, two passes (the original)": _operations(original),
-        "hint, keys and values once": _operations(lambda: reused(2, 1)),
+        "hint, keys and values once": _operations(lambda: reused(2, 1, latents=2)),
+        "and what is before the first prompt, once for both": _operations(lambda: reused(2, 1)),
         "the same, guess mode or resolution weighting": _operations(hidden),
         "the same, two ControlNets": _operations(lambda: reused(2, 2)),
         "no ControlNet": _operations(lambda: reused(2, 0)),

@@ -7,14 +7,14 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from cldm.conditions import EncodedControl, context_of, one_after_the_other, summed
+from cldm.conditions import AppliedControl, KeysByNetwork, context_of, one_after_the_other, summed
 from cldm.optimization import Optimization, configure
 from cldm.weights.expected import POSITION_IDS, check_names, shapes_of, with_position_ids
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.ddpm import Batch, LatentDiffusion
 from ldm.models.diffusion.draws import Draws
 from ldm.modules.attention import Context
-from ldm.modules.blocks import zeroed
+from ldm.modules.blocks import repeated, zeroed
 from ldm.modules.diffusionmodules.openaimodel import UNetEncoder, UNetModel
 from ldm.modules.diffusionmodules.resblock import TimestepEmbedSequential
 from ldm.util import choose_device, instantiate_from_config
@@ -88,11 +88,13 @@ class ControlNet(UNetEncoder):
             x: Noisy latent, (b, in_channels, h, w).
             hint: Control image, (b, hint_channels, 8h, 8w) in [0, 1]; not needed with `guided_hint`.
             timesteps: (b,).
-            context: Tokens of the prompt, (b, n, context_dim), or this network's `text_keys` of them.
+            context: Tokens of the prompts, (b, n, context_dim), or this network's `text_keys` of them. There may be k b
+                prompts: all latents with the first b, then with the next.
             guided_hint: The control image's features if `encode_hint` has run already, (1 or b, ...).
 
         Returns:
-            `num_connections` tensors, the input blocks' in their order, then the middle block's.
+            `num_connections` tensors, the input blocks' in their order, then the middle block's; of b rows up to the
+            first attention to the prompt, and of as many as there are prompts from there on.
 
         Raises:
             ValueError: If the control image is not eight times as large as the latent.
@@ -105,7 +107,7 @@ class ControlNet(UNetEncoder):
             wanted, given = (tuple(8 * side for side in like.shape[-2:]) for like in (x, guided_hint))
             raise ValueError(f"hint must be {wanted} for a latent of {tuple(x.shape[-2:])}, got {given}")
         context = self.read(context)
-        emb = self.embed(timesteps)
+        emb = self.embed(timesteps, context)
         outputs = self.encode(x.to(self.dtype), emb, context, guided_hint)
         zero_convs = [*self.zero_convs, self.middle_block_out]
         return [zero_conv(h, emb, context) for zero_conv, h in zip(zero_convs, outputs, strict=True)]
@@ -127,7 +129,7 @@ class ControlledUnetModel(UNetModel):
         Args:
             x: Noisy latent, (b, in_channels, h, w).
             timesteps: (b,).
-            context: Tokens of the prompt, (b, n, context_dim), or this network's `text_keys` of them.
+            context: Tokens of the prompts, (b or k b, n, context_dim), or this network's `text_keys` of them.
             control: A ControlNet's outputs; None for the plain U-Net.
             only_mid_control: Use the last of them alone.
 
@@ -136,7 +138,7 @@ class ControlledUnetModel(UNetModel):
         """
         context = self.read(context)
         with torch.no_grad():
-            emb = self.embed(timesteps)
+            emb = self.embed(timesteps, context)
             *skips, h = self.encode(x.to(self.dtype), emb, context)
         if control is not None:
             if len(control) != len(skips) + 1:
@@ -144,8 +146,13 @@ class ControlledUnetModel(UNetModel):
             *added, middle = (c.to(self.dtype) for c in control)
             h = h + middle
             if not only_mid_control:
-                skips = [skip + c for skip, c in zip(skips, added, strict=True)]
+                skips = [_added(skip, c) for skip, c in zip(skips, added, strict=True)]
         return self.decode(h, skips, emb, context).to(x.dtype)
+
+
+def _added(skip: Tensor, control: Tensor) -> Tensor:
+    rows = max(len(skip), len(control))
+    return repeated(skip, rows) + repeated(control, rows)
 
 
 class ControlLDM(LatentDiffusion):
@@ -200,12 +207,14 @@ class ControlLDM(LatentDiffusion):
         return z, {**cond, "c_concat": [hint.contiguous()]}
 
     def prepare_condition(self, cond: Mapping[str, Any]) -> dict[str, Any]:
-        """The same condition with its control image encoded and its prompts' keys and values, for many time steps."""
-        controls = self._controls(cond)
-        networks = [self.model.diffusion_model, *dict.fromkeys(control.network for control in controls)]
-        context = one_after_the_other(cond["c_crossattn"])
-        text_keys = {network: network.text_keys(context) for network in networks}
-        return {"c_crossattn": cond["c_crossattn"], "controls": controls, "text_keys": text_keys}
+        """The same condition for many time steps: control images and prompts are encoded at the first one alone."""
+        text_keys = KeysByNetwork(one_after_the_other(cond["c_crossattn"]))
+        return {"c_crossattn": cond["c_crossattn"], "controls": self._controls(cond), "text_keys": text_keys}
+
+    @property
+    def broadcasts_latents(self) -> bool:
+        """Whether `apply_model` takes a condition of k rows for each latent; a subclass's own may not."""
+        return type(self).apply_model is ControlLDM.apply_model
 
     def apply_model(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
         """The controlled U-Net's output.
@@ -213,9 +222,9 @@ class ControlLDM(LatentDiffusion):
         Args:
             x: Noisy latent, (b, c, h, w).
             t: Time steps, (b,).
-            cond: "c_crossattn": [tokens (b, n, context_dim), ...]; "c_concat": [control images (b, c, H, W) in
+            cond: "c_crossattn": [tokens (b or k b, n, context_dim), ...]; "c_concat": [control images (b, c, H, W) in
                 [0, 1], ...], put together by channel, or None for no control; optionally "control_scales", a
-                weight for each connection. Or, in the place of the last two, "controls": [EncodedControl, ...],
+                weight for each connection. Or, in the place of the last two, "controls": [AppliedControl, ...],
                 whose outputs are summed. Or what `prepare_condition` made of it.
         """
         unet = self.model.diffusion_model
@@ -223,14 +232,14 @@ class ControlLDM(LatentDiffusion):
         control = summed(outputs)
         return unet(x, t, context_of(cond, unet), control=control, only_mid_control=self.only_mid_control)
 
-    def _controls(self, cond: Mapping[str, Any]) -> Sequence[EncodedControl]:
+    def _controls(self, cond: Mapping[str, Any]) -> Sequence[AppliedControl]:
         if "controls" in cond:
             return cond["controls"]
         if not cond.get("c_concat"):
             return []
         scales = cond.get("control_scales")
-        features = self.control_model.encode_hint(torch.cat(cond["c_concat"], dim=1))
-        return [EncodedControl(self.control_model, features, self.control_scales if scales is None else scales)]
+        hint = torch.cat(cond["c_concat"], dim=1)
+        return [AppliedControl(self.control_model, hint, self.control_scales if scales is None else scales)]
 
     @torch.no_grad()
     def get_unconditional_conditioning(self, count: int) -> Tensor:

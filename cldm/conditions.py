@@ -2,29 +2,35 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ldm.modules.attention import Context
+from ldm.modules.attention import Context, TextKeys
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedControl:
-    """A control image as its ControlNet has encoded it; one for all images of a batch, or one for each.
+class AppliedControl:
+    """A control image with its ControlNet, which encodes it once; one for all images of a batch, or one for each.
 
     Attributes:
         network: The `ControlNet`.
-        features: (1 or b, model_channels, h, w), from `ControlNet.encode_hint`.
+        hint: (1 or b, c, H, W) in [0, 1].
         scales: Weight of each connection.
         timesteps: Lowest and highest time step at which it acts; None for all.
     """
 
     network: nn.Module
-    features: Tensor
+    hint: Tensor
     scales: Sequence[float]
     timesteps: tuple[int, int] | None = None
+
+    @cached_property
+    def features(self) -> Tensor:
+        """The hint as `ControlNet.encode_hint` has it, (1 or b, model_channels, h, w); made when it is first needed."""
+        return self.network.encode_hint(self.hint)
 
     def acts_at(self, t: Tensor) -> bool:
         """Whether it acts at time steps `t` (b,), which are all the same unless it acts always."""
@@ -34,7 +40,7 @@ class EncodedControl:
         return lowest <= int(t[0]) <= highest
 
     def outputs(self, x: Tensor, t: Tensor, context: Context) -> list[Tensor]:
-        """What is to be added to the U-Net's connections; see `ControlNet.forward`.
+        """What is to be added to the U-Net's connections at a latent (b, c, h, w); see `ControlNet.forward`.
 
         Raises:
             ValueError: If there are more or fewer weights than connections.
@@ -43,6 +49,22 @@ class EncodedControl:
         if len(self.scales) != len(control):
             raise ValueError(f"control_scales must have {len(control)} weights, got {len(self.scales)}")
         return [c if scale == 1.0 else c * scale for c, scale in zip(control, self.scales, strict=True)]
+
+
+class KeysByNetwork(dict[nn.Module, TextKeys]):
+    """Prompts as every network's attentions see them, each network's made when it is first told of them.
+
+    Args:
+        tokens: Of the prompts, (b, n, context_dim).
+    """
+
+    def __init__(self, tokens: Tensor):
+        super().__init__()
+        self.tokens = tokens
+
+    def __missing__(self, network: nn.Module) -> TextKeys:
+        self[network] = network.text_keys(self.tokens)
+        return self[network]
 
 
 def summed(outputs: Sequence[Sequence[Tensor]]) -> list[Tensor] | None:

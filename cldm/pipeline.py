@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cldm.arrays import SIZE_STEP, as_hint, as_image, as_pixels, check_image, check_mask, kept_latents, repainted
 from cldm.cldm import ControlLDM
-from cldm.conditions import EncodedControl
+from cldm.conditions import AppliedControl
 from cldm.controls import Control, as_controls
 from cldm.loading import LoadedModel, choose_precision, load
 from cldm.model_files import ModelFiles, find_model
@@ -109,7 +109,7 @@ def generate(
         latents = z.expand(settings.images, -1, -1, -1)
     else:
         with loaded.using(ldm.model, *loaded.controls):
-            hints = _encoded_controls(loaded, controls, settings, timesteps)
+            hints = _applied_controls(loaded, controls, settings, timesteps)
             cond = {"c_crossattn": [_repeated(with_prompt, settings.images)], "controls": hints}
             uncond_hints = hints if settings.control_in_both_passes else []
             uncond = {"c_crossattn": [_repeated(without, settings.images)], "controls": uncond_hints}
@@ -174,11 +174,11 @@ def _steps_skipped(settings: Settings, image: np.ndarray | None, mask: np.ndarra
     return settings.steps - int(settings.steps * settings.denoise)
 
 
-def _encoded_controls(
+def _applied_controls(
     loaded: LoadedModel, controls: Sequence[Control], settings: Settings, timesteps: Sequence[int]
-) -> list[EncodedControl]:
-    """The controls as the networks take them, each map encoded once for all images and steps."""
-    encoded = []
+) -> list[AppliedControl]:
+    """The controls as the networks take them, each map for all images and steps; those that act in some step."""
+    applied = []
     for place, control in enumerate(controls):
         number = place if control.model is None else control.model
         if number >= len(loaded.controls):
@@ -190,11 +190,11 @@ def _encoded_controls(
         if settings.strength * control.weight == 0 or not acting:
             continue
         network = loaded.controls[number]
-        features = network.encode_hint(as_hint(control.map).to(loaded.device))
+        hint = as_hint(control.map).to(loaded.device)
         scales = [control.weight * scale for scale in settings.control_scales(network.reductions)]
         window = None if len(acting) == len(timesteps) else (acting[-1], acting[0])
-        encoded.append(EncodedControl(network, features, scales, window))
-    return encoded
+        applied.append(AppliedControl(network, hint, scales, window))
+    return applied
 
 
 def _repeated(tensor: Tensor, count: int) -> Tensor:

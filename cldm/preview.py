@@ -33,8 +33,8 @@ class LatentColours:
         z = model.scale_factor * autoencoder.encode(pixels).mode().float()
         inner = rearrange(z, "1 c (h a) (w b) -> (h w) a b c", a=2, b=2).mean(dim=(1, 2))  # edges of blocks cancel out
         wanted = rearrange(colours, "1 c h w -> (h w) c")
-        with_ones = torch.cat([inner, torch.ones_like(inner[:, :1])], dim=1).double().cpu()
-        self._map = torch.linalg.lstsq(with_ones, wanted.double().cpu()).solution.float()  # (channels + 1, 3)
+        with_ones = torch.cat([inner, torch.ones_like(inner[:, :1])], dim=1).cpu().double()
+        self._map = torch.linalg.lstsq(with_ones, wanted.cpu().double()).solution.float()  # (channels + 1, 3)
 
     def __call__(self, z: Tensor) -> list[np.ndarray]:
         """Pictures of scaled latents (b, c, h, w): uint8 RGB, (h, w, 3) each."""

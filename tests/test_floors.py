@@ -125,6 +125,15 @@ def test_no_device_is_written_into_networks():
     assert [line for path, text in files.items() for line in device_literals(path, text)] == []
 
 
+def test_double_precision_is_computed_on_the_cpu():
+    """Apple's GPUs have none, and no machine that tests run on has one."""
+    files = {path: text for path, text in sources().items() if path.startswith(NETWORKS)}
+    lines = [(path, line.strip()) for path, text in files.items() for line in text.splitlines() if ".double()" in line]
+    assert len(lines) >= 4
+    of_files = {"cldm/weights/transfer_control.py"}
+    assert [(path, line) for path, line in lines if path not in of_files and ".cpu().double()" not in line] == []
+
+
 def test_the_walk_sees_the_projects_files():
     files = sources()
     assert {"ldm/util.py", "cldm/pipeline.py", "annotator/hed/__init__.py", "tutorial_train.py"} <= files.keys()

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ldm.modules.blocks import run, zeroed
+from ldm.modules.blocks import repeated, run, zeroed
 from ldm.modules.convolution import Conv2d
 from ldm.modules.linear import Linear
 
@@ -22,6 +22,11 @@ class TextKeys(dict["CrossAttention", tuple[Tensor, Tensor]]):
 
 Context = Tensor | TextKeys
 """The prompt's tokens, (b, n, context_dim), or what they become in each attention."""
+
+
+def rows_of(context: Context) -> int:
+    """How many prompts there are."""
+    return len(next(iter(context.values()))[0]) if isinstance(context, TextKeys) else len(context)
 
 
 class CrossAttention(nn.Module):
@@ -137,10 +142,14 @@ class BasicTransformerBlock(nn.Module):
         return [self.attn1, self.attn2] if self.disable_self_attn else [self.attn2]
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
+        """Transform `x` (b, n, dim) with a prompt for each row, or for k prompts each: (k b, n, dim)."""
         return run(self._forward, x, context, recompute=self.use_checkpoint)
 
     def _forward(self, x: Tensor, context: Context) -> Tensor:
+        if self.disable_self_attn:
+            x = repeated(x, rows_of(context))
         x = x + self.attn1(self.norm1(x), context if self.disable_self_attn else None)
+        x = repeated(x, rows_of(context))
         x = x + self.attn2(self.norm2(x), context)
         return x + self.ff(self.norm3(x))
 
@@ -191,7 +200,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = zeroed(Linear(inner, in_channels) if use_linear else Conv2d(inner, in_channels, 1))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        """Transform `x` (b, c, h, w) with the prompt's tokens `context` (b, n, context_dim)."""
+        """Transform `x` (b, c, h, w) with a prompt's tokens (b, n, context_dim) each, or k of them: (k b, c, h, w)."""
         h = self.norm(x)
         if not self.use_linear:
             h = self.proj_in(h)
@@ -205,7 +214,7 @@ class SpatialTransformer(nn.Module):
         h = rearrange(h, "b (h w) c -> b c h w", h=x.shape[2]).contiguous()
         if not self.use_linear:
             h = self.proj_out(h)
-        return x + h
+        return repeated(x, len(h)) + h
 
 
 def text_keys(network: nn.Module, context: Tensor) -> TextKeys:

@@ -22,6 +22,19 @@ def run(block: Callable[..., Tensor], *inputs: Tensor, recompute: bool) -> Tenso
     return block(*inputs)
 
 
+def repeated(x: Tensor, rows: int) -> Tensor:
+    """`x` (b, ...) whole and again, (rows, ...): the same for each of several conditions; as it is if it has as many.
+
+    Raises:
+        ValueError: If `rows` is larger and no multiple of b.
+    """
+    if rows <= len(x):
+        return x
+    if rows % len(x):
+        raise ValueError(f"expected as many conditions as latents, {len(x)}, or a multiple of it, got {rows}")
+    return x.repeat(rows // len(x), *[1] * (x.ndim - 1))
+
+
 def silu(x: Tensor) -> Tensor:
     """SiLU of a tensor that nothing else needs, in its own memory unless a backward pass does."""
     return F.silu(x, inplace=not (x.requires_grad and torch.is_grad_enabled()))

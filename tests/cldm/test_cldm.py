@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 
 import tiny
+from cldm.cldm import ControlLDM
 from cldm.ddim_hacked import DDIMSampler
 from ldm.util import instantiate_from_config
 from parity import assert_close, fill, golden, published_names
@@ -83,9 +84,18 @@ def test_ldm_schedule_loss_and_sampling_are_the_golden_ones(parameterization):
     assert_close(samples, g["ddim_guess"])
 
 
-def test_hint_is_encoded_once_per_generation_and_guidance_takes_one_pass():
+class OwnApplication(ControlLDM):
+    """As users' subclasses, which know nothing of latents that stand for several conditions."""
+
+    def apply_model(self, x, t, cond):
+        return super().apply_model(x, t, cond)
+
+
+@pytest.mark.parametrize(("kind", "rows"), [(ControlLDM, 2), (OwnApplication, 4)])
+def test_hint_is_encoded_once_per_generation_and_guidance_takes_one_pass(kind, rows):
     g = tensors("tiny15_ldm_eps")
     model = tiny.control_ldm()
+    model.__class__ = kind
     calls = {"hint": 0, "unet": []}
     encode = model.control_model.encode_hint
     model.control_model.encode_hint = lambda hint: calls.update(hint=calls["hint"] + 1) or encode(hint)
@@ -100,7 +110,7 @@ def test_hint_is_encoded_once_per_generation_and_guidance_takes_one_pass():
         unconditional_guidance_scale=2.0,
         unconditional_conditioning={**cond, "c_crossattn": [g["uctx"]]},
     )
-    assert calls["unet"] == [4, 4, 4]
+    assert calls["unet"] == [rows] * 3
     assert calls["hint"] <= 2, "once for each of the two conditions at most, never once a step"
 
 

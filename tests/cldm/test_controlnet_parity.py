@@ -5,7 +5,7 @@ import torch
 from diffusers import ControlNetModel, MultiControlNetModel, UNet2DConditionModel
 
 from cldm.cldm import ControlledUnetModel, ControlNet
-from cldm.conditions import EncodedControl, summed
+from cldm.conditions import AppliedControl, summed
 from diffusers_names import controlnet_names, copy_weights, random_weights, unet_names
 from parity import assert_close
 
@@ -83,11 +83,36 @@ def test_several_controlnets_are_diffusers_multi_controlnet():
     hints = [torch.rand(1, 3, 64, 96, generator=generator) for _ in ours]
     t, weights = torch.tensor([501, 501]), [0.7, 1.3]
     controls = [
-        EncodedControl(network, network.encode_hint(hint), [weight] * 10)
-        for network, hint, weight in zip(ours, hints, weights, strict=True)
+        AppliedControl(network, hint, [weight] * 10) for network, hint, weight in zip(ours, hints, weights, strict=True)
     ]
     result = summed([control.outputs(x, t, control.network.text_keys(context)) for control in controls])
     both = [hint.expand(2, -1, -1, -1) for hint in hints]
     down, middle = MultiControlNetModel(theirs)(x, t, context, both, weights, return_dict=False)
     for number, (c, e) in enumerate(zip(result, [*down, middle], strict=True)):
         assert_close(c, e, f"connection {number}")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention_resolutions", [[2, 1], [2], []], ids=["everywhere", "deeper", "in the middle"])
+def test_latents_that_stand_for_several_prompts_are_as_those_repeated(attention_resolutions):
+    params = {**PARAMS, "attention_resolutions": attention_resolutions, "num_heads": 4}
+    control_net = ControlNet(hint_channels=3, **params).eval()
+    unet = ControlledUnetModel(out_channels=4, **params).eval()
+    random_weights(control_net, seed=0)
+    random_weights(unet, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    x, context = torch.randn(2, 4, 8, 12, generator=generator), torch.randn(4, 7, 12, generator=generator)
+    hints, t = torch.rand(4, 3, 64, 96, generator=generator), torch.tensor([3, 901])
+    again, times = torch.cat([x, x]), torch.cat([t, t])
+    assert_close(unet(x, t, context), unet(again, times, context), "without control")
+    for hint in (hints[:1], hints[:2], hints):  # one for all, one for each latent, one for each prompt
+        features = control_net.encode_hint(hint)
+        whole = features if len(hint) != 2 else torch.cat([features, features])
+        control, expected = control_net(x, None, t, context, features), control_net(again, None, times, context, whole)
+        for number, (c, e) in enumerate(zip(control, expected, strict=True)):
+            assert_close(c if len(c) == 4 else torch.cat([c, c]), e, f"connection {number}")
+        prediction = unet(again, times, context, expected)
+        assert_close(unet(x, t, context, control), prediction)
+        assert_close(unet(x, t, context, expected), prediction, "outputs for each prompt")
+    with pytest.raises(ValueError, match="as many conditions as latents, 2, or a multiple of it, got 3"):
+        unet(x, t, context[:3])

@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler
 
 import tiny
 from cldm.cldm import ControlLDM
-from cldm.conditions import EncodedControl
+from cldm.conditions import AppliedControl
 from cldm.loading import LoadedModel
 from cldm.pipeline import SAMPLERS as pipeline_samplers
 from cldm.pipeline import Control, Settings, generate
@@ -225,10 +225,9 @@ def test_resolution_weighting_is_the_papers(model, edges):
 def test_several_controls_are_summed(model, edges):
     turned = np.ascontiguousarray(edges[:, ::-1, ::-1])
     controls = [Control(edges, weight=0.5), Control(turned, weight=1.5, model=0)]
-    encode = model.control_model.encode_hint
-    encoded = [EncodedControl(model.control_model, encode(hint_of(c.map)), [c.weight] * 5) for c in controls]
+    applied = [AppliedControl(model.control_model, hint_of(c.map), [c.weight] * 5) for c in controls]
     image = generate(model, controls, "a bird", QUICK).images[0]
-    assert_same_image(image, by_hand(model, edges, "a bird", QUICK, {"controls": encoded}, {"controls": encoded}))
+    assert_same_image(image, by_hand(model, edges, "a bird", QUICK, {"controls": applied}, {"controls": applied}))
     assert differs(image, generate(model, edges, "a bird", QUICK).images[0])
     one = generate(model, [Control(edges, weight=0.5), Control(edges, weight=0.5, model=0)], "a bird", QUICK)
     assert_same_image(one.images[0], generate(model, edges, "a bird", QUICK).images[0])
@@ -257,9 +256,7 @@ def photo() -> np.ndarray:
 
 def test_an_image_to_start_from_goes_through_its_share_of_the_steps(model, edges, photo):
     z = model.scale_factor * model.encode_first_stage(torch.from_numpy(photo / 127.5 - 1).permute(2, 0, 1)[None]).mean
-    hint = {
-        "controls": [EncodedControl(model.control_model, model.control_model.encode_hint(hint_of(edges)), [1.0] * 5)]
-    }
+    hint = {"controls": [AppliedControl(model.control_model, hint_of(edges), [1.0] * 5)]}
     context, negative = (
         model.get_learned_conditioning([t]) for t in (f"a bird, {QUICK.added_prompt}", QUICK.negative_prompt)
     )

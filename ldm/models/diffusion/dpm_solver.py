@@ -45,7 +45,7 @@ def spread_timesteps(steps: int, abars: Tensor) -> list[int]:
     last = len(abars) - 1
     if not 1 <= steps <= last:
         raise ValueError(f"steps must be between 1 and {last}, got {steps}")
-    abar = abars.double().cpu().numpy()
+    abar = abars.cpu().double().numpy()
     lambdas = (np.log(abar) - np.log1p(-abar)) / 2
     places = np.arange(last + 1) / last + (lambdas[0] - lambdas) / (lambdas[0] - lambdas[-1])  # from 0 to 2
     nearest = [int(np.abs(places - place).argmin()) for place in np.linspace(0, 2, steps + 1)]

@@ -52,8 +52,9 @@ def guided(
     """The network's output moved away from the unconditional one (Ho & Salimans, arXiv:2207.12598, eq. (6)).
 
     Both come from one pass wherever both conditions are made of the same parts; in guess mode, where the
-    unconditional one brings no hint, from two. What is the same at every time step is done here, once: joining the
-    conditions, and what the model's `prepare_condition` does, if it has one.
+    unconditional one brings no hint, from two. A model that says `broadcasts_latents` gets the latent once for both
+    conditions, to compute what does not depend on them once. What is the same at every time step is done here: joining
+    the conditions, and what the model's `prepare_condition` does, if it has one.
 
     Returns:
         A function of (x, t).
@@ -64,10 +65,12 @@ def guided(
         return lambda x, t: model.apply_model(x, t, alone)
     joined = join_conditions(uncond, cond)
     passes = [prepare(c) for c in ((uncond, cond) if joined is None else (joined,))]
+    broadcasts = getattr(model, "broadcasts_latents", False)
 
     def output(x: Tensor, t: Tensor) -> Tensor:
         if len(passes) == 1:
-            without, given = model.apply_model(torch.cat([x, x]), torch.cat([t, t]), passes[0]).chunk(2)
+            both = (x, t) if broadcasts else (torch.cat([x, x]), torch.cat([t, t]))
+            without, given = model.apply_model(*both, passes[0]).chunk(2)
         else:
             without, given = (model.apply_model(x, t, prepared) for prepared in passes)
         return without + scale * (given - without)

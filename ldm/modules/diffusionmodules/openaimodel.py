@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ldm.modules.attention import BasicTransformerBlock, Context, SpatialTransformer, TextKeys, text_keys
-from ldm.modules.blocks import zeroed
+from ldm.modules.attention import BasicTransformerBlock, Context, SpatialTransformer, TextKeys, rows_of, text_keys
+from ldm.modules.blocks import repeated, zeroed
 from ldm.modules.convolution import Conv2d
 from ldm.modules.diffusionmodules.resblock import Downsample, ResBlock, TimestepEmbedSequential, Upsample
 from ldm.modules.diffusionmodules.util import timestep_embedding
@@ -165,9 +165,10 @@ class UNetEncoder(nn.Module):
             if isinstance(module, ResBlock | BasicTransformerBlock):
                 module.use_checkpoint = recompute
 
-    def embed(self, timesteps: Tensor) -> Tensor:
-        """Time embedding (b, 4 * model_channels) of `timesteps` (b,)."""
-        return self.time_embed(timestep_embedding(timesteps, self.model_channels).to(self.dtype))
+    def embed(self, timesteps: Tensor, context: Context) -> Tensor:
+        """Time embeddings (k b, 4 * model_channels) of `timesteps` (b,), one for each of k b prompts."""
+        embedded = timestep_embedding(repeated(timesteps, rows_of(context)), self.model_channels)
+        return self.time_embed(embedded.to(self.dtype))
 
     def read(self, context: Context) -> Context:
         """The prompt's tokens in the network's precision; what they became in each attention stays as it is."""
@@ -180,7 +181,9 @@ class UNetEncoder(nn.Module):
     def encode(self, x: Tensor, emb: Tensor, context: Context, guided_hint: Tensor | None = None) -> Iterator[Tensor]:
         """Outputs of every input block in order, then of the middle block.
 
-        `guided_hint`, an encoded control image, is added to the first output; it may be one for the whole batch.
+        `guided_hint`, an encoded control image, is added to the first output; it may be one for the whole batch. With k
+        times as many prompts as latents, everything before the first attention to the prompt is computed once for each
+        latent, and outputs have k times as many rows from there on.
 
         Raises:
             ValueError: If the latent's sides cannot be halved as often as the network does.
@@ -194,7 +197,7 @@ class UNetEncoder(nn.Module):
         for index, block in enumerate(self.input_blocks):
             h = block(h, emb, context)
             if index == 0 and guided_hint is not None:
-                h = h + guided_hint
+                h = repeated(h, len(guided_hint)) + guided_hint
             yield h
         yield self.middle_block(h, emb, context)
 
@@ -236,7 +239,7 @@ class UNetModel(UNetEncoder):
     def decode(self, h: Tensor, skips: Sequence[Tensor], emb: Tensor, context: Context) -> Tensor:
         """The prediction, from the middle block's output `h` and the input blocks' outputs `skips`, in their order."""
         for block, skip in zip(self.output_blocks, reversed(skips), strict=True):
-            h = block(torch.cat([h, skip], dim=1), emb, context)
+            h = block(torch.cat([h, repeated(skip, len(h))], dim=1), emb, context)
         return self.out(h)
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Context) -> Tensor:
@@ -245,13 +248,14 @@ class UNetModel(UNetEncoder):
         Args:
             x: Noisy latent, (b, in_channels, h, w).
             timesteps: (b,), 0 to 999.
-            context: Tokens of the prompt, (b, n, context_dim), or this network's `text_keys` of them.
+            context: Tokens of the prompts, (b, n, context_dim), or this network's `text_keys` of them. There may be k b
+                prompts: all latents with the first b, then with the next.
 
         Returns:
-            Predicted noise or velocity, (b, out_channels, h, w), in the precision of `x`.
+            Predicted noise or velocity, (b or k b, out_channels, h, w), in the precision of `x`.
         """
         context = self.read(context)
-        emb = self.embed(timesteps)
+        emb = self.embed(timesteps, context)
         *skips, h = self.encode(x.to(self.dtype), emb, context)
         return self.decode(h, skips, emb, context).to(x.dtype)
 

@@ -35,11 +35,11 @@ class ResBlock(nn.Module):
         self.skip_connection = nn.Identity() if same else Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """Transform `x` (b, channels, h, w) with the time embedding `emb` (b, emb_channels)."""
+        """Transform `x` (b, channels, h, w) with the time embeddings `emb` (b or more, emb_channels), the first b."""
         return run(self._forward, x, emb, recompute=self.use_checkpoint)
 
     def _forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.in_layers(x) + self.emb_layers(emb)[:, :, None, None]
+        h = self.in_layers(x) + self.emb_layers(emb)[: len(x), :, None, None]
         return self.skip_connection(x) + self.out_layers(h)
 
 

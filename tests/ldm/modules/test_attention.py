@@ -149,3 +149,16 @@ def test_a_prompts_keys_and_values_stand_for_its_tokens(disable_self_attn):
     assert len(keys) == (4 if disable_self_attn else 2)
     assert all(k.shape == v.shape == (2, 4, 5, 8) for k, v in keys.values())
     assert torch.equal(network(x, keys), network(x, context))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("disable_self_attn", [False, True])
+def test_one_feature_map_stands_for_several_prompts(disable_self_attn):
+    network = SpatialTransformer(32, 4, 8, depth=2, context_dim=12, disable_self_attn=disable_self_attn).eval()
+    random_weights(network, seed=0)
+    x, context = normal(2, 32, 4, 4), normal(6, 5, 12, seed=1)
+    expected = network(torch.cat([x] * 3), context)
+    torch.testing.assert_close(network(x, context), expected)
+    torch.testing.assert_close(network(x, text_keys(network, context)), expected)
+    with pytest.raises(ValueError, match="as many conditions as latents, 2, or a multiple of it, got 3"):
+        network(x, context[:3])

@@ -81,7 +81,7 @@ def test_prompt_and_time_matter():
 def test_encoder_gives_every_skip_and_the_middle():
     network = UNetEncoder(num_heads=4, **PARAMS)
     x, t, context = inputs()
-    outputs = list(network.encode(x, network.embed(t), context))
+    outputs = list(network.encode(x, network.embed(t, context), context))
     assert [o.shape[1] for o in outputs] == [*network.skip_channels, network.middle_channels]
     assert network.skip_channels == [16, 16, 16, 16, 32, 32, 32, 48, 48]
     assert [tuple(o.shape[2:]) for o in outputs[::3]] == [(8, 12), (4, 6), (2, 3), (2, 3)]
@@ -94,7 +94,7 @@ def test_an_encoded_hint_is_added_to_the_first_output():
     random_weights(network, seed=0)
     x, t, context = inputs()
     hint = torch.randn(2, 16, 8, 12, generator=torch.Generator().manual_seed(2))
-    emb = network.embed(t)
+    emb = network.embed(t, context)
     plain, hinted = list(network.encode(x, emb, context)), list(network.encode(x, emb, context, hint))
     torch.testing.assert_close(hinted[0], plain[0] + hint)
     assert all(not torch.allclose(a, b) for a, b in zip(plain, hinted, strict=True))
@@ -203,8 +203,8 @@ def test_skips_say_how_much_smaller_than_the_latent_they_are():
     encoder = UNetEncoder(**PARAMS, num_heads=4).eval()
     x, t, context = torch.randn(1, 4, 8, 8), torch.tensor([5]), torch.randn(1, 3, 12)
     with torch.no_grad():
-        *skips, middle = encoder.encode(x, encoder.embed(t), context)
-        with_keys = list(encoder.encode(x, encoder.embed(t), encoder.text_keys(context)))
+        *skips, middle = encoder.encode(x, encoder.embed(t, context), context)
+        with_keys = list(encoder.encode(x, encoder.embed(t, context), encoder.text_keys(context)))
     assert encoder.skip_reductions == [8 // skip.shape[2] for skip in skips]
     assert encoder.downsampling == 8 // middle.shape[2]
     assert all(torch.equal(a, b) for a, b in zip([*skips, middle], with_keys, strict=True))
