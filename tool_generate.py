@@ -8,15 +8,17 @@ python tool_generate.py --again birds/bird-3f2a910c55.png --out again
 
 NAME=VALUE is anything that the control's app has: prompt, resolution, detect_resolution, is_map, its detector's
 options, and the settings steps, scale, eta, strength, seed, images, ...; weight, start and end of the control's share
-of the steps; init_image and mask are files to repaint. Of a folder, every image's prompt is in the .txt file beside it,
-if none is given for all. A line of a .jsonl is an object of the same names, with "image", and "control" and "name" if
-you like. Interrupt it when you like: what is done is kept, and the same command goes on.
+of the steps; init_image and mask are files to repaint, with denoise=0.75 if there is no mask. Of a folder, every
+image's prompt is in the .txt file beside it, if none is given for all. A line of a .jsonl is an object of the same
+names, with "image", and "control" and "name" if you like. Interrupt it when you like: what is done is kept, and the
+same command goes on.
 
 --also adds a control to all images, as often as you like: an app's name, and of its own weight, start, end, is_map,
 detector's options, image (by default the one that is worked on), checkpoint and detector.
 
 --again makes an image that an app or this tool has saved once more, from what is in its file, to the byte on the same
-machine, and says what is different if anything is.
+machine, and says what is different if anything is. It takes the flags of the machine, --detector aside; the rest is
+the image's.
 """
 
 import argparse
@@ -37,11 +39,13 @@ from cldm.apps import Demo
 from cldm.further import Further
 from cldm.jobs import Job, Report, jobs_from, run_jobs
 from cldm.machine import Machine, add_machine_flags
+from cldm.out_of_memory import lack_of_memory_told
 from cldm.runner import Runner
 from cldm.settings import Settings
 
 NO_DETECTOR = "none"
 _ROOT = Path(__file__).parent
+_OF_JOBS = ("prompt", "control", "also", "detector")  # flags that an image made again has no use for
 _PATHS = {"image", "init_image", "mask", "checkpoint", "detector"}
 _TEXTS = {"prompt", *(name for name, value in asdict(Settings()).items() if isinstance(value, str))}
 
@@ -139,18 +143,29 @@ def _again(given: argparse.Namespace) -> int:
     from cldm.again import Again, Source
     from cldm.records import read_record, save_png
 
-    if words := given.words:
-        raise ValueError(f"--again takes everything from the image, got {' '.join(words)} as well")
-    again = Again(Source(tuple(map(Path, given.checkpoint)), given.config, given.device, given.precision))
+    if unread := [*given.words, *(f"--{name}" for name in _OF_JOBS if getattr(given, name) not in (None, []))]:
+        raise ValueError(f"--again takes everything from the image, got {' '.join(unread)} as well; leave it out")
+    source = Source(
+        checkpoints=tuple(map(Path, given.checkpoint)),
+        config=Path(given.config) if given.config else None,
+        device=given.device,
+        precision=given.precision,
+        save_memory=given.save_memory or None,
+        compile=given.compile or None,
+    )
+    again = Again(source)
     given.out.mkdir(parents=True, exist_ok=True)
     failed = 0
     for path in given.again:
         try:
             record = read_record(path)
-            with tqdm(total=record.settings.steps, unit="step", desc=path.name) as progress:
+            with (
+                lack_of_memory_told("--save-memory needs less, and --device cpu takes it from the computer"),
+                tqdm(total=record.settings.steps, unit="step", desc=path.name) as progress,
+            ):
                 made = again.make(record, lambda done, steps, z, bar=progress: bar.update(done - bar.n))
             written = save_png(given.out / path.name, made.image, made.record)
-        except (OSError, ValueError, FloatingPointError) as error:
+        except (OSError, ValueError, FloatingPointError, MemoryError) as error:
             print(error if str(path) in str(error) else f"{path}: {error}", file=sys.stderr)
             failed += 1
             continue

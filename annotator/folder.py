@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from annotator.images import caption_of, images_in, read_image, write_png
+from annotator.images import caption_of, check_apart, images_in, read_image, write_png
 from annotator.util import HWC3, resize, resize_image
 
 PROMPTS_FILE = "prompt.json"
@@ -100,8 +100,7 @@ def annotate_folder(
         FileNotFoundError: If the folder is not there or has no images.
         ValueError: If `out` is the same folder, or has maps that were made with other settings.
     """
-    if images.resolve() == out.resolve():
-        raise ValueError(f"images and maps would be in the same folder, {out}; give another for the maps")
+    check_apart(images, out, "maps")
     names = images_in(images, out)
     _check_settings(out, settings)
     jobs, problems = _jobs(names)

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+_DEEP = {"I": "32-bit integers", "F": "floating point"}  # modes of Pillow that it would clip to 0..255, not scale
 _NO_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on damaged files
 
 
@@ -16,19 +17,24 @@ def read_image(path: str | Path) -> np.ndarray:
     Sixteen bits a channel are scaled to eight.
 
     Raises:
-        ValueError: If it is damaged or no image.
+        ValueError: If it is damaged or no image, or has more bits, of which nobody knows what is black and white.
     """
     try:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
             if image.mode.startswith("I;16"):  # Pillow would clip, not scale
                 return np.asarray(Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB"))
-            return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+            if image.mode not in _DEEP:
+                return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
     except _NO_IMAGE as error:
         raise ValueError(
             f"cannot read {Path(path).name} as an image: it is damaged or of another kind; expected is a PNG, JPEG or "
             "WebP"
         ) from error
+    raise ValueError(
+        f"expected 8 or 16 bits a channel, but {Path(path).name} has {_DEEP[image.mode]}; scale its values to 0..255 "
+        "or 0..65535, and save it as a PNG of 8 or 16 bits"
+    )
 
 
 def images_in(folder: Path, but_not: Path | None = None) -> list[Path]:
@@ -52,6 +58,21 @@ def images_in(folder: Path, but_not: Path | None = None) -> list[Path]:
     if not names:
         raise FileNotFoundError(f"no images in {folder}; expected are files that end in {', '.join(SUFFIXES)}")
     return names
+
+
+def check_apart(images: Path, out: Path, results: str) -> None:
+    """Check that what is made of a folder of images will not be taken for more of them.
+
+    Args:
+        images: The folder.
+        out: Folder of what is made of them.
+        results: What these are called.
+
+    Raises:
+        ValueError: If it is one folder.
+    """
+    if images.resolve() == out.resolve():
+        raise ValueError(f"images and {results} would be in the same folder, {out}; give another for the {results}")
 
 
 def caption_of(image: Path) -> str:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,21 +13,25 @@ from cldm.controls import Control
 from cldm.model_files import MODELS, ModelFiles
 from cldm.pipeline import LoadedModel, Progress, generate, load
 from cldm.records import FileHashes, Record, Runtime, WeightsFile, pixels_of
+from cldm.weights.folders import weights_file
 from ldm.util import choose_device
 
 _SHARE = {field.name for field in fields(Control)} - {"map"}
 _DIGITS = 12  # of a hash, in messages
+_FLAGS = ("save_memory", "compile")  # of a `Runtime`, that a model is loaded with
 
 
 @dataclass(frozen=True)
 class Source:
-    """Files and a device to use in the place of those that a record tells of.
+    """Files and a machine's settings to use in the place of those that a record tells of; None is the record's.
 
     Attributes:
-        checkpoints: The model's files, as many as the record has; none to find those.
+        checkpoints: The model's files, or folders in diffusers' layout, as many as the record has; none to find those.
         config: The yaml.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, float32, bfloat16 or float16.
+        save_memory: Whether what is not in use leaves the accelerator.
+        compile: Whether the networks are compiled.
         folder: Looked through for files of the record's hashes, beside the places where they were last seen.
     """
 
@@ -35,6 +39,8 @@ class Source:
     config: Path | None = None
     device: str | None = None
     precision: str | None = None
+    save_memory: bool | None = None
+    compile: bool | None = None
     folder: Path = MODELS
 
 
@@ -84,7 +90,7 @@ class Again:
         device, changes = self._device(record)
         model = self._model(found, record, device)
         _share_alike(record, device)
-        runtime = _runtime(model, record)
+        runtime = Runtime.here(model.device, model.ldm.model.diffusion_model.dtype, **self._flags(record))
         now = replace(
             record,
             weights=found.hashed(found.weights, self._hashes),
@@ -107,10 +113,15 @@ class Again:
                 raise
             return choose_device("auto"), [f"the image's device is not here: {error}"]
 
+    def _flags(self, record: Record) -> dict[str, Any]:
+        """The record's, but where the source has others."""
+        others = {name: value for name in _FLAGS if (value := getattr(self._source, name)) is not None}
+        return {**(record.runtime.flags if record.runtime else {}), **others}
+
     def _model(self, found: "_Files", record: Record, device: torch.device) -> LoadedModel:
-        flags = record.runtime.flags if record.runtime else {}
+        flags = self._flags(record)
         precision = self._source.precision or (record.runtime.precision if record.runtime else "auto")
-        known = {name: bool(flags.get(name, False)) for name in ("save_memory", "compile")}
+        known = {name: bool(flags.get(name, False)) for name in _FLAGS}
         key = (found, str(device), precision, *known.items())
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = self._batch = None  # before another comes
@@ -164,7 +175,7 @@ class _Files:
 
         if record.config is None or not record.weights:
             raise ValueError("the record does not say which weights the image was made with")
-        given = tuple(path.expanduser() for path in source.checkpoints)
+        given = tuple(map(weights_file, source.checkpoints))
         if given and len(given) != len(record.weights):
             names = ", ".join(file.name for file in record.weights)
             raise ValueError(f"the image was made with {len(record.weights)} files ({names}), given are {len(given)}")
@@ -200,11 +211,6 @@ def _share_alike(record: Record, device: torch.device) -> None:
         torch.set_num_threads(wanted)
 
 
-def _runtime(model: LoadedModel, record: Record) -> Runtime:
-    flags = record.runtime.flags if record.runtime else {}
-    return Runtime.here(model.device, model.ldm.model.diffusion_model.dtype, **flags)
-
-
 def _other_files(record: Record, now: Record) -> list[str]:
     before = (*record.weights, *record.control_weights, record.config)
     after = (*now.weights, *now.control_weights, now.config)
@@ -220,5 +226,6 @@ def _other_runtime(then: Runtime | None, here: Runtime) -> list[str]:
     if then is None:
         return []
     facts = [(name, getattr(then, name), getattr(here, name)) for name in ("device", "precision", "threads")]
+    facts += [(name, bool(then.flags.get(name)), bool(here.flags.get(name))) for name in _FLAGS]
     facts += [(name, version, here.versions.get(name, "none")) for name, version in sorted(then.versions.items())]
     return [f"{name}: {before} then, {after} now" for name, before, after in facts if before != after]

@@ -14,6 +14,7 @@ from cldm.maps import MapMaker, MapRequest, map_request
 from cldm.model_files import ModelFiles, find_model
 from cldm.records import ControlMap, png_of
 from cldm.settings import Limit
+from cldm.weights.folders import weights_file
 
 SHARE = tuple(f.name for f in fields(Control) if f.name not in ("map", "model"))
 """What a control is told of its part, by name: its weight, and where in the steps it starts and ends."""
@@ -25,13 +26,14 @@ class Further:
 
     Attributes:
         demo: The app whose detector makes its map.
-        checkpoint: File of its ControlNet, in any known shape; None is the one that `demo` would take by itself.
+        checkpoint: Its ControlNet, a file of any known shape or diffusers' folder; None is the one that `demo` would
+            take by itself.
         detector: The detector's weights, a file or folder; None is `annotator/ckpts/`.
         values: "image", a file to make the map of instead of the job's, "is_map", "detect_resolution", the detector's
             options, and "weight", "start" and "end" of `Control`.
 
     Raises:
-        ValueError: If there is a value of another name.
+        ValueError: If there is a value of another name, or weights are given to a detector that has none.
     """
 
     demo: Demo
@@ -47,17 +49,19 @@ class Further:
                 f"{self.demo.name} has no {', '.join(sorted(unknown))} as a further control; it has "
                 f"{', '.join(sorted(known))}; what is for all controls goes before"
             )
+        if self.detector is not None and not self.demo.weights:
+            raise ValueError(f"{self.demo.name} has no detector with weights, got {self.detector!r}; leave it out")
 
     def file(self) -> Path:
-        """Its ControlNet's.
+        """Its ControlNet's; of a folder, the weights in it.
 
         Raises:
             FileNotFoundError: If there is none.
         """
         if self.checkpoint is None:
             return find_model(self.demo.control).checkpoints[-1]
-        path = Path(self.checkpoint).expanduser()
-        if not path.exists():
+        path = weights_file(self.checkpoint)
+        if not path.is_file():
             raise FileNotFoundError(f"no file at {path}; give the path of an existing ControlNet")
         return path
 

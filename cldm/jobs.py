@@ -10,17 +10,20 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from annotator.images import SUFFIXES, caption_of, images_in
+from annotator.images import SUFFIXES, caption_of, check_apart, images_in
 from cldm.further import SHARE, Further
+from cldm.out_of_memory import lack_of_memory_told
 from cldm.records import read_record
 from cldm.runner import Runner
-from cldm.settings import LIMITS, RANDOM_SEED, Settings
+from cldm.settings import LIMITS, RANDOM_SEED, Settings, with_whole_numbers
+from cldm.starts import DENOISE
+from cldm.weights.folders import telling_name
 from cldm.weights.saving import written_whole
 
 JOBS_SUFFIX = ".jsonl"
 _FILES = ("image", "init_image", "mask")  # values that name files; in a file of jobs, from its folder
 _DIGITS = 10  # of the hash in a result's name
-_NOT_POSSIBLE = (OSError, ValueError, FloatingPointError)  # what one job may fail with, and the next go on
+_NOT_POSSIBLE = (OSError, ValueError, FloatingPointError, MemoryError)  # what one job may fail with, and the next go on
 
 
 @dataclass(frozen=True)
@@ -78,20 +81,21 @@ def jobs_from(
         source: The image, folder or file.
         control: The app's name, where a line has no "control" of its own.
         values: For all jobs; a line's own come first.
-        out: Not looked into for images.
+        out: The results' folder, not looked into for images.
 
     Returns:
         Jobs, and images or lines that are none.
 
     Raises:
         FileNotFoundError: If there is no such source, or nothing in it.
-        ValueError: If the source is something else, or no control is named.
+        ValueError: If the source is something else or the folder `out`, or no control is named.
     """
     if source.suffix.lower() == JOBS_SUFFIX:
         return _split(_from_line(source, *line, control, values) for line in _lines(source))
     if control is None:
         raise ValueError(f"expected the name of a control for {source}")
     if source.is_dir():
+        check_apart(source, out, "results")
         names = images_in(source, out)
         return _split(_from_image(source / name, name.with_suffix("").as_posix(), control, values) for name in names)
     if not source.is_file():
@@ -110,7 +114,8 @@ def run_jobs(
     """Do jobs, those of one control after the other; what a folder has already is kept.
 
     The images of a job are `<name>-<hash>.png`, with `-<index>` if there are several. The hash is of the picture, of
-    all that is asked for, and of names and sizes of the files of weights; so another wish has another name.
+    all that is asked for, and of names (see `telling_name`) and sizes of the files of weights; so another wish has
+    another name.
 
     Args:
         jobs: What to do.
@@ -148,30 +153,32 @@ def names_of(runner: Runner) -> set[str]:
 
 
 def _do(job: Job, out: Path, runner: Runner, report: Report, begun: Callable[[Job | None, str], object]) -> None:
-    import torch
-
+    """What comes of a job, or what it could not be done for."""
     begun(job, "Looking")
     try:
-        values = _complete(job, runner)
-        paths = _paths(out, job, values, runner)
-        there = [path for path in paths if path.exists()]
-        report.kept += len(there)
-        if len(there) == len(paths):
-            return
-        if there and values["seed"] == RANDOM_SEED:
-            values["seed"] = read_record(there[0]).settings.seed  # the batch that was interrupted
-        pictures = runner.run(values, lambda update: begun(job, update.what))
-        for path, picture in zip(paths, pictures.images, strict=True):
-            if path not in there:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with written_whole(path) as unfinished:
-                    shutil.copyfile(picture, unfinished)
-                report.made += 1
-        report.notices += [Problem(job.source, notice) for notice in pictures.notices]
-    except torch.OutOfMemoryError:
-        report.problems.append(Problem(job.source, "out of memory: ask for fewer images or a lower resolution"))
+        with lack_of_memory_told():
+            _make(job, out, runner, report, begun)
     except _NOT_POSSIBLE as error:
         report.problems.append(Problem(job.source, str(error)))
+
+
+def _make(job: Job, out: Path, runner: Runner, report: Report, begun: Callable[[Job | None, str], object]) -> None:
+    values = _complete(job, runner)
+    paths = _paths(out, job, values, runner)
+    there = [path for path in paths if path.exists()]
+    report.kept += len(there)
+    if len(there) == len(paths):
+        return
+    if there and values["seed"] == RANDOM_SEED:
+        values["seed"] = read_record(there[0]).settings.seed  # the batch that was interrupted
+    pictures = runner.run(values, lambda update: begun(job, update.what))
+    for path, picture in zip(paths, pictures.images, strict=True):
+        if path not in there:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with written_whole(path) as unfinished:
+                shutil.copyfile(picture, unfinished)
+            report.made += 1
+    report.notices += [Problem(job.source, notice) for notice in pictures.notices]
 
 
 def _complete(job: Job, runner: Runner) -> dict[str, Any]:
@@ -184,10 +191,13 @@ def _complete(job: Job, runner: Runner) -> dict[str, Any]:
         if not isinstance(job.values[name], str):
             raise ValueError(f"{name} must be a text, got {job.values[name]!r}")
     settings, resolution, _ = runner.defaults()
+    usual = asdict(settings)
+    if "init_image" in job.values and "mask" not in job.values:
+        usual["denoise"] = DENOISE
     own = {option.name: option.value for option in runner.demo.options}
     if runner.demo.detect_at is not None:
         own["detect_resolution"] = runner.demo.detect_at
-    return {**asdict(settings), "resolution": resolution, "is_map": False, **own, **job.values}
+    return with_whole_numbers({**usual, "resolution": resolution, "is_map": False, **own, **job.values})
 
 
 def _paths(out: Path, job: Job, values: Mapping[str, Any], runner: Runner) -> list[Path]:
@@ -197,7 +207,7 @@ def _paths(out: Path, job: Job, values: Mapping[str, Any], runner: Runner) -> li
     asked = _with_contents(asked)
     if runner.further:
         asked["also"] = [_asked_beside(each) for each in runner.further]
-    files = [(path.name, path.stat().st_size) for path in (runner.files().config, *runner.files().checkpoints)]
+    files = [_named(path) for path in (runner.files().config, *runner.files().checkpoints)]
     text = json.dumps([job.control, asked, files], sort_keys=True)
     stem = f"{job.name}-{hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]}"
     count = values["images"]
@@ -213,8 +223,12 @@ def _with_contents(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _asked_beside(further: Further) -> list[Any]:
-    file = further.file()
-    return [further.demo.name, _with_contents(further.values), file.name, file.stat().st_size]
+    return [further.demo.name, _with_contents(further.values), *_named(further.file())]
+
+
+def _named(file: Path) -> tuple[str, int]:
+    """Name and size, which stand for a file of weights."""
+    return telling_name(file), file.stat().st_size
 
 
 def _from_image(image: Path, name: str, control: str, values: Mapping[str, Any]) -> Job | Problem:

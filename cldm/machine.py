@@ -9,7 +9,8 @@ class Machine:
     """What an app runs on.
 
     Attributes:
-        checkpoints: The user's weights; none for the best there are, see `cldm.model_files.find_model`.
+        checkpoints: The user's weights, files or diffusers' folders; none for the best there are, see
+            `cldm.model_files.find_model`.
         config: The user's yaml.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, float32, bfloat16 or float16.
@@ -54,10 +55,15 @@ def add_machine_flags(parser: argparse.ArgumentParser, published: str, again: st
         nargs="+",
         default=[],
         metavar="FILE",
-        help="weights: one file with everything, or a Stable Diffusion and a ControlNet; by default "
-        f"models/{published}, or else the bundled miniature{again}",
+        help="weights: one file with everything, or a Stable Diffusion and a ControlNet, which may be diffusers' "
+        f"folder; by default models/{published}, or else the bundled miniature{again}",
     )
-    parser.add_argument("--config", metavar="YAML", help="architecture; by default that of Stable Diffusion 1.5")
+    parser.add_argument(
+        "--config",
+        metavar="YAML",
+        help="architecture; by default models/cldm_v21.yaml, of Stable Diffusion 2.1 at 512 pixels, if the name of a "
+        f"--checkpoint has sd21 in it, else that of 1.5; see docs/generate.md for 2.1 at 768 pixels{again}",
+    )
     parser.add_argument(
         "--precision",
         choices=["auto", "float32", "bfloat16", "float16"],
@@ -72,10 +78,10 @@ def add_machine_flags(parser: argparse.ArgumentParser, published: str, again: st
     parser.add_argument(
         "--save-memory",
         action="store_true",
-        help="what is not in use leaves the accelerator, and images are decoded in strips",
+        help=f"what is not in use leaves the accelerator, and images are decoded in strips{again}",
     )
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="compile the networks at their first use, which takes minutes and needs a C++ compiler",
+        help=f"compile the networks at their first use, which takes minutes and needs a C++ compiler{again}",
     )

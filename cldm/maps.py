@@ -11,7 +11,7 @@ import numpy as np
 from annotator.manifest import DETECTOR_FILES
 from annotator.util import HWC3, find_checkpoint, resize, resize_image
 from cldm.apps import DETECT_RESOLUTIONS, Demo, Detector, Drawing, black_and_white
-from cldm.settings import Limit, check_number
+from cldm.settings import Limit, check_number, whole
 
 RESOLUTION_STEP = 64
 _MOST_PIXELS = 3 * 768 * 768  # of a generated image: a panorama three times as long as the largest square
@@ -67,23 +67,19 @@ def map_request(demo: Demo, values: Mapping[str, Any], resolutions: Limit) -> Ma
     return MapRequest(resolution, detect_at, tuple(options), is_map)
 
 
-def whole(value: Any) -> Any:
-    """A browser's 20.0 as 20; anything else as it is."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 class MapMaker:
     """Makes an app's control maps; the detector is loaded by the first that needs it.
 
     Args:
         demo: The app.
         device: auto, cpu, cuda, cuda:N or mps.
-        checkpoint: The detector's weights, a file or folder; None is `annotator/ckpts/`.
+        checkpoint: The detector's weights, a file or folder; None is `annotator/ckpts/`. A detector that has none is
+            told nothing of it.
     """
 
     def __init__(self, demo: Demo, device: str = "auto", checkpoint: str | None = None) -> None:
         self.demo = demo
-        self._device, self._checkpoint = device, checkpoint
+        self._device, self._checkpoint = device, checkpoint if demo.weights else None
         self._lock = Lock()
         self._detector: Detector | None = None
 
@@ -106,19 +102,18 @@ class MapMaker:
         """The map that the network sees, uint8 RGB (h, w, 3), sides multiples of 64.
 
         Args:
-            picture: uint8, RGB, RGBA or grey; of an app with a canvas, what is drawn on it. A drawing that is a control
-                map already is its background with white strokes on it.
+            picture: uint8, RGB, RGBA or grey; or what is drawn on a canvas, which no detector has to see. A drawing
+                that is a control map already is its background with white strokes on it.
             request: How.
 
         Raises:
             ValueError: If the picture is of an impossible shape, or nothing is drawn.
             FileNotFoundError: If the detector's weights are missing.
         """
-        if isinstance(picture, Drawing):
-            picture = _drawn_map(picture, request.is_map)
-        image = HWC3(picture)
+        drawn = isinstance(picture, Drawing)
+        image = HWC3(_drawn_map(picture, request.is_map) if drawn else picture)
         _check_shape(image, request.resolution, _MOST_PIXELS)
-        if request.is_map or self.demo.canvas:
+        if request.is_map or drawn:
             found = self._fitted(image, request.resolution)
         else:
             found = self.demo.finish(self._detected(image, request))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cldm.settings import Settings
+from cldm.weights.folders import weights_file
 
 _PUBLISHED_SETTINGS = Settings()
 MODELS = Path(__file__).resolve().parent.parent / "models"
@@ -45,7 +46,8 @@ def find_model(
 
     Args:
         control: Kind of control map as published files name it, such as "canny".
-        checkpoints: The user's: a full checkpoint, or a base and a ControlNet.
+        checkpoints: The user's: a full checkpoint, or a base and a ControlNet; of a folder in diffusers' layout, the
+            weights in it are taken.
         config: The user's; by default Stable Diffusion 1.5's, or 2.1's where a checkpoint has sd21 in its name.
         folder: Where the models are.
 
@@ -54,7 +56,7 @@ def find_model(
         ValueError: If there is a config without checkpoints, or it is no configuration of a model.
     """
     if checkpoints:
-        return _named(tuple(Path(c).expanduser() for c in checkpoints), config, folder)
+        return _named(tuple(map(Path, checkpoints)), config, folder)
     if config is not None:
         raise ValueError(f"expected checkpoints together with the config, got {str(config)!r} alone")
     for suffix in (".safetensors", ".pth", ".ckpt"):
@@ -107,6 +109,7 @@ def _named(checkpoints: tuple[Path, ...], config: str | Path | None, folder: Pat
         version = "v21" if any("sd21" in c.name.lower() for c in checkpoints) else "v15"
         config = folder / f"cldm_{version}.yaml"
     config = Path(config).expanduser()
+    checkpoints = tuple(map(weights_file, checkpoints))
     for file in (config, *checkpoints):
         if not file.is_file():
             raise FileNotFoundError(f"no file at {file}; give the path of an existing one")

@@ -17,10 +17,10 @@ from cldm.apps import Demo, Drawing
 from cldm.further import Further, Mapped, share_of
 from cldm.further import places as placed
 from cldm.machine import Machine
-from cldm.maps import MapMaker, MapRequest, map_request, whole
+from cldm.maps import MapMaker, MapRequest, map_request
 from cldm.model_files import ModelFiles, find_model
 from cldm.records import FileHashes, Record, Runtime, WeightsFile, save_png
-from cldm.settings import LIMITS, Limit, Settings
+from cldm.settings import Limit, Settings, with_whole_numbers
 from cldm.starts import read_start
 
 _RESOLUTIONS = Limit(256, 768, True)
@@ -280,6 +280,4 @@ def read_upload(given: str | Path | Drawing | None) -> np.ndarray | Drawing:
 
 def _settings(values: Mapping[str, Any]) -> Settings:
     given = {f.name: values[f.name] for f in fields(Settings) if f.name in values}
-    return Settings(
-        **{name: whole(value) if name in LIMITS and LIMITS[name].whole else value for name, value in given.items()}
-    )
+    return Settings(**with_whole_numbers(given))

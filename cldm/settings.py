@@ -1,12 +1,11 @@
 """The settings of one generation, and the limits that they are checked against."""
 
-import math
 import numbers
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ADDED_PROMPT = "best quality, extremely detailed"
 NEGATIVE_PROMPT = (
@@ -136,6 +135,16 @@ class Settings:
         return ", ".join(part for part in (prompt.strip(), self.added_prompt.strip()) if part)
 
 
+def whole(value: Any) -> Any:
+    """A browser's 20.0 as 20; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def with_whole_numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with those settings among them that are counted, such as steps, as `whole` has them."""
+    return {name: whole(value) if name in LIMITS and LIMITS[name].whole else value for name, value in values.items()}
+
+
 def check_number(name: str, value: object, limit: Limit) -> None:
     """Check that a number keeps its limits.
 
@@ -143,7 +152,7 @@ def check_number(name: str, value: object, limit: Limit) -> None:
         ValueError: If it does not, or is no number of the right kind.
     """
     kind = numbers.Integral if limit.whole else numbers.Real
-    within = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
-    if not within or not limit.lowest <= value <= limit.highest:
+    is_number = isinstance(value, kind) and not isinstance(value, bool)
+    if not is_number or not limit.lowest <= value <= limit.highest:  # nan is not between any two
         wanted = "a whole number" if limit.whole else "a number"
         raise ValueError(f"{name} must be {wanted} from {limit.lowest:g} to {limit.highest:.10g}, got {value!r}")

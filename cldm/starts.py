@@ -11,6 +11,9 @@ from annotator.images import read_image
 from annotator.util import HWC3, resize
 from cldm.records import png_of
 
+DENOISE = 0.75
+"""What an image to start from is denoised by where nobody says, and no mask says how much of it is to stay."""
+
 
 @dataclass(frozen=True, eq=False)
 class Start:
@@ -38,7 +41,8 @@ def read_start(values: Mapping[str, Any], size: tuple[int, int]) -> Start:
     """Read what a job names as "init_image" and "mask", and scale it to the control map's size.
 
     Args:
-        values: Files or pixels, uint8, by these names; either may be left out or None.
+        values: Files or pixels, uint8, by these names; either may be left out or None. What is transparent is white in
+            the image, and dark in the mask.
         size: Height and width.
 
     Raises:
@@ -49,13 +53,26 @@ def read_start(values: Mapping[str, Any], size: tuple[int, int]) -> Start:
         raise ValueError("expected an init_image together with the mask, which says where to repaint it")
     return Start(
         None if image is None else _scaled(_pixels(image), size),
-        None if mask is None else resize(_pixels(mask).max(axis=2), size, cv2.INTER_NEAREST),
+        None if mask is None else resize(_light(mask), size, cv2.INTER_NEAREST),
     )
 
 
 def _pixels(given: Any) -> np.ndarray:
     """RGB of a file's picture, or of pixels."""
-    return HWC3(given if isinstance(given, np.ndarray) else read_image(given))
+    return HWC3(_read(given))
+
+
+def _light(given: Any) -> np.ndarray:
+    """How light a file's picture or pixels are on black, uint8 (h, w)."""
+    pixels = _read(given)
+    light = HWC3(pixels[..., :3] if pixels.ndim == 3 else pixels).max(axis=2)
+    if pixels.ndim == 3 and pixels.shape[2] == 4:
+        light = np.rint(light * (pixels[..., 3] / 255)).astype(np.uint8)
+    return light
+
+
+def _read(given: Any) -> np.ndarray:
+    return given if isinstance(given, np.ndarray) else read_image(given)
 
 
 def _scaled(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 import tiny
+from cldm.again import Again
 from cldm.demo import Demo
-from cldm.records import read_record
+from cldm.records import pixels_of, read_record
 from tool_generate import controls, demo_of, main
 
 Run = Callable[..., int]
@@ -86,6 +87,69 @@ def test_lines_of_jobs_and_a_malformed_one(run, tmp_path, capsys):
     assert scribble.settings.sampler == none.settings.sampler == "unipc"
 
 
+def test_again_takes_the_machines_flags_and_says_what_they_change(run, tmp_path, model, capsys):
+    assert run("in/small.png", "--control", "canny", "--out", "out", "steps=1", "seed=4") == 0
+    (image,) = (tmp_path / "out").iterdir()
+    flags = ["--config", model[3], "--save-memory"]
+    assert run("--again", str(image), "--out", "again", flags=flags) == 0
+    said = capsys.readouterr()
+    assert f"{image}: save_memory: False then, True now" in said.err
+    assert read_record(tmp_path / "again" / image.name).runtime.flags == {"save_memory": True, "compile": False}
+
+
+@pytest.mark.parametrize(
+    "words", [("--prompt", "a cat"), ("--prompt", ""), ("--control", "hed"), ("--also", "canny"), ("--detector", "x")]
+)
+def test_again_refuses_what_it_has_no_use_for(run, tmp_path, capsys, words):
+    assert run("--again", "in/small.png", "--out", "out", *words) == 1
+    complaint = f"error: --again takes everything from the image, got {words[0]} as well; leave it out"
+    assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_too_large_for_the_memory_is_listed_and_the_others_made(run, tmp_path, monkeypatch, capsys):
+    assert run("in", "--control", "canny", "--out", "out", "steps=1", "seed=4") == 0
+    images = sorted((tmp_path / "out").iterdir())
+    make = Again.make
+
+    def small(again, record, progress):
+        if record.prompt == "small square":
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return make(again, record, progress)
+
+    monkeypatch.setattr(Again, "make", small)
+    assert run("--again", *map(str, images), "--out", "again", flags=[]) == 1
+    said = capsys.readouterr()
+    assert f"{images[0]}: out of memory: --save-memory needs less" in said.err
+    assert f"again/{images[1].name}: the same bytes as" in said.out
+
+
+def test_a_detectors_weights_do_not_keep_others_from_working(run, capsys):
+    for control in ("canny", "scribble"):
+        assert run("in", "--control", control, "--out", "out", "steps=1", "--detector", "none") == 0
+    (Path("in") / "small.png").unlink()
+    assert run("in/tall.png", "--control", "hed", "--out", "out", "--also", "canny", "detector=x") == 1
+    assert "canny has no detector with weights, got 'x'; leave it out" in capsys.readouterr().err
+
+
+def test_a_file_for_the_canvas_is_a_scribble(run, tmp_path):
+    paper = np.full((64, 64, 3), 255, np.uint8)
+    paper[20:30] = 0
+    Image.fromarray(paper).save(tmp_path / "in" / "small.png")
+    for control in ("scribble", "scribble_interactive"):
+        assert run("in/small.png", "--control", control, "--out", control, "steps=1", "seed=4") == 0
+    drawn, by_file = (read_record(*Path(out).iterdir()) for out in ("scribble_interactive", "scribble"))
+    assert drawn.controls[0].png == by_file.controls[0].png
+    assert (np.flatnonzero(pixels_of(drawn.controls[0].png)[:, 0, 0]) == range(20, 30)).all()
+
+
+def test_an_image_to_start_from_needs_no_denoise(run, tmp_path):
+    command = ("in/small.png", "--control", "canny", "--out", "out", "steps=4", "seed=4", "init_image=in/tall.png")
+    assert run(*command) == 0
+    (image,) = (tmp_path / "out").iterdir()
+    assert read_record(image).settings.denoise == 0.75
+
+
 def test_every_app_is_a_control():
     assert {"canny", "hough", "hed", "fake_scribble", "pose", "seg", "depth", "normal"} <= set(controls())
     for control in controls():
@@ -99,6 +163,10 @@ def test_every_app_is_a_control():
         (["in", "--control", "hed"], "hed: the detector's file .* run `python tool_download.py hed`"),
         (["in", "--control", "fog"], r"2 jobs of fog: control must be one of canny, .* or none, got 'fog'"),
         (["in"], "error: expected the name of a control for in"),
+        (
+            ["in", "--control", "canny", "--out", "in"],
+            "error: images and results would be in the same folder, in; give",
+        ),
         (["in", "in", "--control", "canny"], "error: expected one image, folder or .jsonl of jobs, got 2: in, in"),
         (["--control", "canny"], "error: expected one image, folder or .jsonl of jobs, got 0"),
         (["absent", "--control", "canny"], "error: no file or folder at absent"),
@@ -107,15 +175,23 @@ def test_every_app_is_a_control():
             ["in", "--control", "canny", "steps=all"],
             "in/small.png: steps must be a whole number from 1 to 100, got 'all'",
         ),
-        (["--again", "in/small.png"], "^in/small.png has nothing in it about how it was made"),
-        (["steps=3", "--again", "in/small.png"], "error: --again takes everything from the image, got steps=3 as well"),
+        (
+            ["steps=3", "--again", "in/small.png"],
+            "error: --again takes everything from the image, got steps=3 --detector",
+        ),
     ],
 )
 def test_mistakes_are_one_line(run, tmp_path, capsys, arguments, complaint):
     (tmp_path / "none").mkdir()
-    assert run(*arguments, "--out", "out", "--detector", "none") > 0
+    assert run("--out", "out", "--detector", "none", *arguments) > 0
     said = capsys.readouterr().err
     assert re.search(complaint, said), said
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_what_has_nothing_to_make_it_again_from_is_said(run, tmp_path, capsys):
+    assert run("--again", "in/small.png", "--out", "out", flags=[]) == 1
+    assert capsys.readouterr().err.startswith("in/small.png has nothing in it about how it was made")
     assert not list((tmp_path / "out").glob("*"))
 
 

@@ -14,12 +14,13 @@ import numpy as np
 from cldm.apps import Drawing
 from cldm.demo.serving import message
 from cldm.demo.streaming import stream
+from cldm.out_of_memory import lack_of_memory_told
 from cldm.records import pixels_of, png_of, read_record
 from cldm.restoring import OF_START, restore
 from cldm.runner import Pictures, Runner, Update
 
 _FORMING_SIDE = 192  # pixels of a picture as it forms, on the page
-_EXPECTED = (ValueError, OSError, FloatingPointError)
+_EXPECTED = (ValueError, OSError, FloatingPointError, MemoryError)
 
 
 class Listeners:
@@ -36,37 +37,31 @@ class Listeners:
     async def run(self, init_image: Any = None, **values: Any) -> AsyncGenerator[tuple[Any, Any, str], None]:
         """Make a control map of an image and images of the map."""
         import gradio as gr
-        import torch
 
         started = time.monotonic()
         shown: Path | None = None
         yield [], "", _progress(Update(0.0, "Starting"))
         try:
-            given = self._given(values, init_image)
-            async with aclosing(stream(lambda tell: self._runner.run(given, tell))) as updates:
-                async for update in updates:
-                    if isinstance(update, Pictures):
-                        yield _shown(update), ", ".join(map(str, update.seeds)), _finished(update, started)
-                    elif update.control_map == shown:
-                        yield gr.skip(), gr.skip(), _progress(update)
-                    else:
-                        shown = update.control_map
-                        yield [(shown, "control map")], gr.skip(), _progress(update)
-        except torch.OutOfMemoryError as error:
-            yield gr.skip(), gr.skip(), ""
-            raise message("out of memory: ask for fewer images or a lower resolution") from error
+            with lack_of_memory_told():
+                given = self._given(values, init_image)
+                async with aclosing(stream(lambda tell: self._runner.run(given, tell))) as updates:
+                    async for update in updates:
+                        if isinstance(update, Pictures):
+                            yield _shown(update), ", ".join(map(str, update.seeds)), _finished(update, started)
+                        elif update.control_map == shown:
+                            yield gr.skip(), gr.skip(), _progress(update)
+                        else:
+                            shown = update.control_map
+                            yield [(shown, "control map")], gr.skip(), _progress(update)
         except _EXPECTED as error:
             yield gr.skip(), gr.skip(), ""
             raise message(str(error)) from error
 
     def preview(self, init_image: Any = None, **values: Any) -> tuple[Any, str, str]:
         """Make a control map of an image, and show it."""
-        import torch
-
         try:
-            shown = self._runner.preview(self._given(values, init_image))
-        except torch.OutOfMemoryError as error:
-            raise message("out of memory: choose a lower resolution") from error
+            with lack_of_memory_told("choose a lower resolution"):
+                shown = self._runner.preview(self._given(values, init_image))
         except _EXPECTED as error:
             raise message(str(error)) from error
         return [(shown, "control map")], "", ""

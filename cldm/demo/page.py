@@ -8,12 +8,12 @@ from cldm.demo.serving import new_page
 from cldm.maps import RESOLUTION_STEP
 from cldm.runner import Runner
 from cldm.settings import LIMITS, SAMPLERS, Limit
+from cldm.starts import DENOISE
 
 _SAMPLER_NAMES = {"ddim": "DDIM", "dpm++": "DPM-Solver++ (2M)", "unipc": "UniPC"}
 _CANVAS, _CANVAS_SIDE = Limit(256, 1024, True), 512
 _MINIATURE_CANVAS, _MINIATURE_CANVAS_SIDE = Limit(128, 512, True), 256
 _CANVAS_STEP = 64
-_DENOISE = 0.75  # to begin with, where people give an image
 _BRUSH = ["#000000", "#ffffff", "#ff0000"]
 
 
@@ -198,7 +198,7 @@ def _start() -> dict[str, Any]:
             transforms=(),
             format="png",
         ),
-        "denoise": _slider("Denoising", "denoise", _DENOISE, 0.01, "0 leaves the image as it is, 1 nothing of it"),
+        "denoise": _slider("Denoising", "denoise", DENOISE, 0.01, "0 leaves the image as it is, 1 nothing of it"),
         "mask_border": _slider("Fading border of what is painted, pixels", "mask_border", 0, 1),
     }
 

@@ -13,14 +13,12 @@ from torch import Tensor
 
 from cldm.weights import restricted_pickle
 from cldm.weights.expected import SCHEDULE
+from cldm.weights.folders import weights_file
 from cldm.weights.mapped import mapped_tensors
 from ldm.deferred import HandedOver
 
 _EMA = "model_ema."
 _UNET = "model.diffusion_model."
-_DIFFUSERS_FILES = tuple(
-    f"diffusion_pytorch_model{variant}{suffix}" for variant in ("", ".fp16") for suffix in (".safetensors", ".bin")
-)
 _DAMAGED = (  # what reading a cut or altered archive, pickle or safetensors file raises, depending on where it is hurt
     SafetensorError,
     pickle.UnpicklingError,
@@ -54,9 +52,7 @@ def read_weights(path: str | Path, ema: bool = False) -> HandedOver:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged or something else than weights, or has no averaged weights to use.
     """
-    path = Path(path).expanduser()
-    if path.is_dir():
-        path = _diffusers_file(path)
+    path = weights_file(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: check the name, and the folder it is given from ({Path.cwd()})")
     with path.open("rb") as file:
@@ -71,16 +67,6 @@ def read_weights(path: str | Path, ema: bool = False) -> HandedOver:
         ) from error
     tensors = _tensors(content, path)
     return HandedOver(_choose_ema(tensors, path) if ema else _without_ema(tensors), str(path))
-
-
-def _diffusers_file(folder: Path) -> Path:
-    """The file of weights in a folder that diffusers wrote."""
-    for name in _DIFFUSERS_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    raise FileNotFoundError(
-        f"no file of weights in the folder {folder}: expected one of {', '.join(_DIFFUSERS_FILES)}; or name a file"
-    )
 
 
 def _reader(path: Path, start: bytes) -> Any:

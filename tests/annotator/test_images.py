@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from annotator.images import caption_of, images_in, read_image, write_png
+from annotator.images import caption_of, check_apart, images_in, read_image, write_png
 
 RNG = np.random.default_rng(0)
 
@@ -32,6 +32,20 @@ def test_sixteen_bits_are_scaled_to_eight(tmp_path):
     deep = np.array([[0, 255, 256], [32768, 65280, 65535]], np.uint16)
     Image.fromarray(deep).save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_image(tmp_path / "a.png")[:, :, 1], [[0, 0, 1], [128, 255, 255]])
+
+
+@pytest.mark.parametrize(("dtype", "found"), [(np.float32, "floating point"), (np.int32, "32-bit integers")])
+def test_depth_without_a_known_white_is_refused_not_clipped(tmp_path, dtype, found):
+    values = np.array([[0, 0.5], [7, 3000]]).astype(dtype)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    advice = f"a.tif has {found}; scale its values to 0..255 or 0..65535, and save it as a PNG of 8 or 16 bits"
+    with pytest.raises(ValueError, match=f"expected 8 or 16 bits a channel, but {advice}"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_sixteen_bits_of_a_tiff_are_scaled_too(tmp_path):
+    Image.fromarray(np.array([[0, 256], [32768, 65535]], np.uint16)).save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[:, :, 1], [[0, 1], [128, 255]])
 
 
 def test_cameras_orientation_is_followed(tmp_path):
@@ -65,6 +79,13 @@ def test_images_of_a_folder_without_those_of_one_in_it(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no images in .*empty; expected are files that end in .png, .jpg"):
         images_in(tmp_path / "empty")
+
+
+def test_results_are_not_put_among_the_images(tmp_path):
+    check_apart(tmp_path, tmp_path / "maps", "maps")
+    for out in (tmp_path, tmp_path / "maps" / ".."):
+        with pytest.raises(ValueError, match=f"images and maps would be in the same folder, {out}; give another for"):
+            check_apart(tmp_path, out, "maps")
 
 
 def test_captions_are_beside_their_images(tmp_path):

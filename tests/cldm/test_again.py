@@ -118,6 +118,27 @@ def test_another_file_of_the_name_is_not_taken_unless_it_is_given(folder, saved,
     assert not np.array_equal(made.image, np.asarray(Image.open(saved[0])))
 
 
+def test_a_folder_stands_for_the_weights_in_it(folder, saved, hashes, tmp_path):
+    shutil.copy(folder / "control_tiny_canny.safetensors", tmp_path / "diffusion_pytorch_model.safetensors")
+    made = Again(Source(checkpoints=(tmp_path,), folder=folder), hashes).make(read_record(saved[0]))
+    assert made.changes == []
+    assert [file.name for file in made.record.weights] == ["diffusion_pytorch_model.safetensors"]
+    assert np.array_equal(made.image, np.asarray(Image.open(saved[0])))
+
+
+def test_the_machines_flags_are_the_records_unless_the_source_has_others(folder, saved, hashes):
+    record = read_record(saved[0])
+    made = Again(Source(folder=folder, save_memory=True), hashes).make(record)
+    assert made.changes == ["save_memory: False then, True now"]
+    assert made.record.runtime.flags == {"save_memory": True, "compile": False}
+    assert np.abs(made.image.astype(int) - np.asarray(Image.open(saved[0])).astype(int)).max() <= 1
+    again = Again(Source(folder=folder), hashes)
+    assert again.make(made.record).record.runtime.flags == made.record.runtime.flags
+    back = Again(Source(folder=folder, save_memory=False), hashes).make(made.record)
+    assert back.changes == ["save_memory: True then, False now"]
+    assert np.array_equal(back.image, np.asarray(Image.open(saved[0])))
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

@@ -18,6 +18,8 @@ from cldm.model_files import ModelFiles
 from cldm.pipeline import Control, Settings, generate, load
 from cldm.records import FileHashes, pixels_of, read_record
 from cldm.runner import Machine, Runner
+from cldm.weights.bundles import save_diffusers_folder
+from cldm.weights.converting import to_diffusers
 from cldm.weights.reading import read_weights
 
 DEMO = Demo("Canny", "canny", CannyDetector, (Slider("Low", 1, 255, 100), Slider("High", 1, 255, 200)))
@@ -83,6 +85,39 @@ def test_the_image_is_what_the_pipeline_makes_of_both_and_is_made_again(machine,
     assert made.changes == []
 
 
+@pytest.fixture(scope="module")
+def folder(other: Path) -> Path:
+    """The other ControlNet in diffusers' layout."""
+    path = other.parent / "diffusers"
+    save_diffusers_folder(to_diffusers(read_weights(other)), {}, path)
+    return path
+
+
+def test_a_diffusers_folder_makes_what_its_file_makes_and_is_made_again(machine, other, folder, picture):
+    images = {}
+    for checkpoint in (other, folder):
+        runner = Runner(DEMO, machine, [Further(DEMO, str(checkpoint))])
+        (path,) = runner.run({**SETTINGS, "image": picture}).images
+        images[checkpoint] = np.asarray(Image.open(path))
+        record = read_record(path)
+    assert np.array_equal(images[other], images[folder])
+    hashes = FileHashes()
+    assert record.control_weights == (hashes.of(folder / "diffusion_pytorch_model.safetensors"),)
+    made = Again(Source(folder=folder), hashes).make(record)
+    assert np.array_equal(made.image, images[folder])
+
+
+def test_a_base_and_a_diffusers_folder_are_a_model(machine, other, folder, picture, tmp_path):
+    base = tmp_path / "base.safetensors"
+    weights = read_weights(machine.checkpoints[0])
+    save_file({n: t.contiguous() for n, t in weights.items() if not n.startswith("control_model.")}, base)
+    images = []
+    for control in (other, folder):
+        runner = Runner(DEMO, Machine((str(base), str(control)), machine.config, "cpu"))
+        images.append(np.asarray(Image.open(runner.run({**SETTINGS, "image": picture}).images[0])))
+    assert np.array_equal(*images)
+
+
 def test_by_default_its_map_is_of_the_jobs_image_by_its_own_options(machine, other, picture):
     runner = Runner(DEMO, machine, [Further(DEMO, str(other), values={"low": 10})])
     record = read_record(runner.run({**SETTINGS, "image": picture}).images[0])
@@ -97,6 +132,12 @@ def test_a_controlnet_is_loaded_once(tmp_path):
     base, own, second, third = files
     further = [Further(DEMO, str(file)) for file in (third, own, second, third)]
     assert places(ModelFiles(base, (base, own)), further) == ([third, second], [1, 0, 2, 1])
+
+
+def test_a_folder_and_the_file_in_it_are_one_controlnet(folder):
+    further = [Further(DEMO, str(folder)), Further(DEMO, str(folder / "diffusion_pytorch_model.safetensors"))]
+    file = folder / "diffusion_pytorch_model.safetensors"
+    assert places(ModelFiles(folder, (folder,)), further) == ([file], [1, 1])
 
 
 def test_two_maps_for_one_controlnet_are_made_again_too(machine, picture):
@@ -129,6 +170,10 @@ def test_what_is_missing_or_unknown_is_said_before_the_work(tmp_path):
         Further(DEMO, values={"steps": 3})
     with pytest.raises(FileNotFoundError, match="give the path of an existing ControlNet"):
         Further(DEMO, str(tmp_path / "absent.pth")).file()
+    with pytest.raises(FileNotFoundError, match="no file of weights in the folder"):
+        Further(DEMO, str(tmp_path)).file()
+    with pytest.raises(ValueError, match=r"canny has no detector with weights, got 'hed\.pth'; leave it out"):
+        Further(DEMO, detector="hed.pth")
     hed = Demo("HED", "hed", HEDdetector, weights="hed")
     by_detector = Further(hed, detector=str(tmp_path))
     assert "python tool_download.py hed" in Runner(DEMO, further=[by_detector]).missing_beside()

@@ -1,21 +1,25 @@
 """Jobs from images, folders and files of lines, and what a folder of results has of them."""
 
 import json
+import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import tiny
 from annotator.canny import CannyDetector
 from annotator.hed import HEDdetector
 from cldm.apps import Demo, Slider
+from cldm.further import Further
 from cldm.jobs import Job, Problem, jobs_from, names_of, run_jobs
 from cldm.records import pixels_of, read_record
 from cldm.runner import Machine, Runner
+from cldm.starts import DENOISE
 
 DEMO = Demo("Canny", "canny", CannyDetector, (Slider("Low", 1, 255, 100), Slider("High", 1, 255, 200)))
 QUICK = {"steps": 1, "resolution": 64, "prompt": "a bird"}
@@ -192,6 +196,70 @@ def test_malformed_lines_are_listed_by_number(folder, tmp_path, line, message):
     assert problem.reason.startswith(message)
 
 
+def test_whole_numbers_may_be_written_with_a_point(runner, folder, tmp_path):
+    asked = {"image": "a.png", **QUICK, "seed": 5, "images": 2}
+    written = {**asked, "seed": 5.0, "images": 2.0, "steps": 1.0}
+    report = run(write_lines(folder, written), tmp_path / "out", runner)
+    assert (report.made, report.problems) == (2, [])
+    assert run(write_lines(folder, asked), tmp_path / "out", runner).kept == 2
+
+
+def test_an_image_to_start_from_is_denoised_like_the_apps_unless_it_is_said(runner, folder, tmp_path):
+    Image.new("L", (64, 64), 255).save(folder / "mask.png")
+    start = {"image": "a.png", **QUICK, "steps": 4, "init_image": "b/c.png"}
+    asked = [start, {**start, "denoise": 0.5}, {**start, "mask": "mask.png"}, {"image": "a.png", **QUICK}]
+    lines = [{**line, "name": str(number)} for number, line in enumerate(asked)]
+    report = run(write_lines(folder, *lines), tmp_path / "out", runner, seed=1)
+    assert (report.made, report.problems) == (4, [])
+    found = [read_record(path).settings.denoise for path in sorted((tmp_path / "out").iterdir())]
+    assert found == [DENOISE, 0.5, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("lack", [torch.OutOfMemoryError("9 GB"), RuntimeError("can't allocate memory"), MemoryError()])
+def test_a_job_too_large_for_the_memory_is_listed_and_the_rest_done(runner, folder, tmp_path, monkeypatch, lack):
+    works = runner.run
+
+    def large(values, tell):
+        if values["prompt"] == "square a":
+            raise lack
+        return works(values, tell)
+
+    monkeypatch.setattr(runner, "run", large)
+    report = run(folder, tmp_path / "out", runner, steps=1)
+    assert report.made == 1
+    reason = "out of memory: ask for fewer images or a lower resolution"
+    assert report.problems == [Problem(str(folder / "a.png"), reason)]
+
+
+def test_what_is_no_lack_of_memory_is_not_hidden(runner, folder, tmp_path, monkeypatch):
+    def broken(values, tell):
+        raise RuntimeError("sizes do not match")
+
+    monkeypatch.setattr(runner, "run", broken)
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        run(folder, tmp_path / "out", runner, steps=1)
+
+
+def test_results_are_not_put_among_the_images(folder):
+    for out in (folder, folder / "b" / ".."):
+        with pytest.raises(ValueError, match=f"images and results would be in the same folder, {out}"):
+            jobs_from(folder, "canny", QUICK, out)
+    assert len(jobs_from(folder, "canny", QUICK, folder / "out")[0]) == 2
+
+
+def test_controlnets_of_several_diffusers_folders_have_results_of_their_own(machine, folder, tmp_path):
+    made = 0
+    for name in ("one", "two", "two"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        shutil.copy(machine.checkpoints[0], tmp_path / name / "diffusion_pytorch_model.safetensors")
+        of_folder = Runner(DEMO, replace(machine, checkpoints=(str(tmp_path / name),)))
+        made += run(folder / "a.png", tmp_path / "out", of_folder, **QUICK, seed=1).made
+    assert made == 2
+    beside = [Further(DEMO, str(tmp_path / name)) for name in ("one", "two")]
+    made = [run(folder / "a.png", tmp_path / "out", Runner(DEMO, machine, [f]), **QUICK, seed=1).made for f in beside]
+    assert made == [1, 1]
+
+
 def test_impossible_values_of_a_line_are_listed(runner, folder, tmp_path):
     wrong = [
         {"steps": 0},
@@ -200,19 +268,21 @@ def test_impossible_values_of_a_line_are_listed(runner, folder, tmp_path):
         {"images": 10**9},
         {"prompt": None},
         {"image": "absent.png"},
+        {"seed": 10**400},
     ]
     file = write_lines(folder, *({"image": "a.png", **QUICK, **values} for values in wrong))
     jobs, _ = jobs_from(file, "canny", {}, tmp_path / "out")
     report = run_jobs(jobs, tmp_path / "out", lambda control: runner)
     reasons = [problem.reason for problem in report.problems]
     assert report.made == 0
-    assert [problem.source for problem in report.problems] == [f"{file}, line {i}" for i in range(1, 7)]
+    assert [problem.source for problem in report.problems] == [f"{file}, line {i}" for i in range(1, 8)]
     assert reasons[0] == "steps must be a whole number from 1 to 100, got 0"
     assert reasons[1] == "steps must be a whole number from 1 to 100, got 'many'"
     assert reasons[2].startswith("canny has no setting warmth; it has added_prompt, ")
     assert reasons[3] == "images must be a whole number from 1 to 12, got 1000000000"
     assert reasons[4] == "prompt must be a text, got None"
     assert "absent.png" in reasons[5]
+    assert reasons[6].startswith("seed must be a whole number from -1 to 4294967295, got 1000")
 
 
 def test_a_missing_detector_or_app_is_said_once(machine, folder, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from annotator.canny import CannyDetector
-from annotator.scribble import strokes
+from annotator.scribble import ScribbleDetector, strokes
 from annotator.util import resize_image
 from cldm.apps import Demo, Drawing, Slider, black_and_white, invert, reverse_channels
 from cldm.maps import MapMaker, MapRequest, map_request
@@ -66,6 +66,20 @@ def test_finish_comes_after_the_size_and_only_to_detected_maps():
     assert np.array_equal(fake.make(given, MapRequest(64, 64, is_map=True)), black_and_white(given))
 
 
+def test_weights_are_for_detectors_that_have_some():
+    class Weighed(Seen):
+        def __init__(self, device: str, checkpoint: str | None = None) -> None:
+            super().__init__(device)
+            given.append(checkpoint)
+
+    given: list[str | None] = []
+    for weights in ("hed", ""):
+        MapMaker(Demo("A", "hed", Weighed, weights=weights), "cpu", "weights.pth").make(picture(), MapRequest(64))
+    assert given == ["weights.pth", None]
+    for detector in (CannyDetector, ScribbleDetector):
+        MapMaker(Demo("A", "canny", detector), "cpu", "weights.pth").make(picture(), MapRequest(64))
+
+
 def test_a_finished_map_needs_no_detector():
     def absent(device: str) -> None:
         raise FileNotFoundError("no checkpoint")
@@ -116,6 +130,16 @@ def test_a_background_that_is_a_map_gets_the_strokes_on_top():
     alone = canvas.make(Drawing(background), MapRequest(64, is_map=True))
     assert np.array_equal(np.flatnonzero(alone[:, 30, 0]), range(50, 55))
     assert canvas.make(drawn(), MapRequest(64, is_map=True)).any()
+
+
+def test_a_picture_for_a_canvas_is_detected_unless_it_is_a_map():
+    canvas = MapMaker(Demo("A", "scribble", ScribbleDetector, canvas=True, network=black_and_white))
+    paper = Drawing.blank(64, 64)
+    paper[10:20] = 0
+    expected = np.zeros_like(paper)
+    expected[10:20] = 255
+    assert np.array_equal(canvas.make(paper, MapRequest(64)), expected)
+    assert np.array_equal(canvas.make(expected, MapRequest(64, is_map=True)), expected)
 
 
 @pytest.mark.parametrize("empty", [Drawing(), Drawing.blank(64, 64), Drawing(None, (np.zeros((64, 64, 4), np.uint8),))])

@@ -64,6 +64,17 @@ def test_the_users_files_come_before_all(models):
     assert find_model("canny", [newer], folder=models).config == models / "cldm_v21.yaml"
 
 
+def test_of_a_folder_the_weights_in_it_are_taken(models):
+    base, folder = models / "sd_mini.safetensors", models / "control-sd21-canny"
+    folder.mkdir()
+    with pytest.raises(FileNotFoundError, match=f"no file of weights in the folder {folder}"):
+        find_model("canny", [base, folder], folder=models)
+    (folder / "diffusion_pytorch_model.safetensors").touch()
+    files = find_model("canny", [str(base), f"{folder}/"], folder=models)
+    assert files.checkpoints == (base, folder / "diffusion_pytorch_model.safetensors")
+    assert files.config == models / "cldm_v21.yaml"
+
+
 def test_what_the_user_names_must_be_there_and_be_a_config(models):
     with pytest.raises(FileNotFoundError, match=r"no file at .*absent.pth; give the path of an existing one"):
         find_model("canny", [models / "absent.pth"], folder=models)

@@ -1,10 +1,11 @@
 """Settings: defaults, limits, seeds and weights of the connections."""
 
 from dataclasses import FrozenInstanceError
+from fractions import Fraction
 
 import pytest
 
-from cldm.settings import LIMITS, SAMPLERS, Settings
+from cldm.settings import LIMITS, SAMPLERS, Settings, whole, with_whole_numbers
 
 
 def test_defaults_are_the_published_apps():
@@ -30,6 +31,24 @@ def test_limits_themselves_are_allowed_and_what_is_beyond_is_refused(name):
     if whole:
         with pytest.raises(ValueError, match=f"{name} must be a whole number"):
             Settings(**{name: lowest + 0.5})
+
+
+@pytest.mark.parametrize("name", ["seed", "scale"])
+def test_numbers_of_any_length_are_refused_by_their_limits(name):
+    for number in (10**400, -(10**400), Fraction(10**400)):
+        with pytest.raises(ValueError, match=f"{name} must be a"):
+            Settings(**{name: number})
+
+
+def test_counted_settings_may_come_as_a_browsers_numbers():
+    given = {"steps": 20.0, "images": 2.5, "scale": 9.0, "seed": True, "prompt": "a", "low": 3.0}
+    found = with_whole_numbers(given)
+    assert found == given
+    assert {name: type(value) for name, value in found.items()} == {
+        **{"steps": int, "images": float, "scale": float},
+        **{"seed": bool, "prompt": str, "low": float},
+    }
+    assert [whole(value) for value in (float("inf"), None, "2.0")] == [float("inf"), None, "2.0"]
 
 
 def test_other_types_are_refused():

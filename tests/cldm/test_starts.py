@@ -34,6 +34,21 @@ def test_a_coloured_or_transparent_mask_counts_where_it_is_light(tmp_path):
     assert np.array_equal(read_start(values, (64, 64)).mask > 127, mask[..., 0] > 127)
 
 
+def test_what_is_transparent_is_dark_in_a_mask_and_white_in_an_image(tmp_path):
+    layers = np.zeros((64, 64, 4), np.uint8)
+    layers[..., :3] = 255
+    layers[10:20, :, 3] = 255
+    layers[20:30, :, 3] = 100
+    layers[30:40, :] = (0, 0, 0, 255)
+    Image.fromarray(layers).save(tmp_path / "layers.png")
+    Image.fromarray(layers).convert("LA").save(tmp_path / "grey.png")
+    for given in (str(tmp_path / "layers.png"), str(tmp_path / "grey.png"), layers):
+        start = read_start({"init_image": given, "mask": given}, (64, 64))
+        assert start.mask[:, 0].tolist() == [0] * 10 + [255] * 10 + [100] * 10 + [0] * 34
+        assert (start.image[:30] == 255).all()
+        assert (start.image[30:40] == 0).all()
+
+
 def test_without_files_there_is_nothing_to_start_from():
     start = read_start({"init_image": None}, (64, 64))
     assert start.arrays() == {"image": None, "mask": None}

@@ -71,16 +71,36 @@ def test_expected_errors_are_messages_without_markup(listeners, tmp_path, capsys
         assert "Error: cannot read <b>.png as an image" in capsys.readouterr().err
 
 
-def test_out_of_memory_is_a_message(listeners, monkeypatch):
+@pytest.mark.parametrize("lack", [torch.OutOfMemoryError("9 GB"), RuntimeError("can't allocate memory"), MemoryError()])
+def test_out_of_memory_is_a_message_and_the_bar_is_closed(listeners, monkeypatch, lack):
     def work(*given):
-        raise torch.OutOfMemoryError("9 GB")
+        raise lack
 
     monkeypatch.setattr(Runner, "run", work)
     monkeypatch.setattr(Runner, "preview", work)
+    shown = []
+
+    async def listen():
+        async for _, _, status in listeners.run():
+            shown.append(status)
+
     with pytest.raises(gr.Error, match="out of memory: ask for fewer images or a lower resolution"):
-        run(listeners)
+        asyncio.run(listen())
+    assert "<progress" in shown[0]
+    assert shown[-1] == ""
     with pytest.raises(gr.Error, match="out of memory: choose a lower resolution"):
         listeners.preview()
+
+
+def test_what_is_not_expected_is_not_hidden(listeners, monkeypatch):
+    def work(*given):
+        raise RuntimeError("sizes do not match")
+
+    monkeypatch.setattr(Runner, "run", work)
+    monkeypatch.setattr(Runner, "preview", work)
+    for press in (lambda: run(listeners), listeners.preview):
+        with pytest.raises(RuntimeError, match="sizes do not match"):
+            press()
 
 
 def test_a_drawing_and_what_is_none(demo, full_size, tmp_path, monkeypatch):

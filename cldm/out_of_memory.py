@@ -1,0 +1,26 @@
+"""Lack of memory, which every device says in words of its own, as one error that says what to do."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+ASK_FOR_LESS = "ask for fewer images or a lower resolution"
+
+
+@contextmanager
+def lack_of_memory_told(advice: str = ASK_FOR_LESS) -> Iterator[None]:
+    """Raise a `MemoryError` with advice where memory does not do for the block; all other errors pass.
+
+    Args:
+        advice: What to do about it.
+
+    Raises:
+        MemoryError: If memory could not be allocated, on whatever device.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        from cldm.undisturbed import is_lack_of_memory  # slow to import, so not before it is needed
+
+        if not is_lack_of_memory(error):
+            raise
+        raise MemoryError(f"out of memory: {advice}") from error
