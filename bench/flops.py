@@ -76,3 +76,7 @@ def _operations(run: Any) -> int:
     with counter:
         run()
     return counter.get_total_flops()
+
+
+if __name__ == "__main__":
+    main()

@@ -32,3 +32,9 @@ def keep_freed_memory(device: str | torch.device) -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_TRIM_THRESHOLD, _NEVER) and mallopt(_MMAP_MAX, 0))
+
+
+def give_back_freed_memory() -> None:
+    """Give the system what this process has kept so far, where that can be told; it goes on keeping."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

@@ -10,7 +10,7 @@ from torch import nn
 
 from cldm.cldm import ControlLDM, ControlNet
 from cldm.compiling import compile_network
-from cldm.freed_memory import keep_freed_memory
+from cldm.freed_memory import give_back_freed_memory, keep_freed_memory
 from cldm.model import load_control, load_model
 from cldm.model_files import ModelFiles
 from cldm.residency import on_device
@@ -53,6 +53,8 @@ class LoadedModel:
         """
         all_networks = (self.ldm.cond_stage_model, self.ldm.model, self.ldm.first_stage_model, *self.controls)
         idle = [network for network in all_networks if self.save_memory and network not in networks]
+        if self.save_memory:
+            give_back_freed_memory()
         with let_go(*idle), on_device(self.device, *networks):
             yield
 
@@ -85,8 +87,8 @@ def load(
             `files` is a Stable Diffusion without a ControlNet, the first of these takes its place.
         save_memory: Keep on the device only what is in use, give weights that are not in use back to the file that
             they are mapped from (a .safetensors file in this precision), and let the autoencoder work in strips; the
-            images are the same within rounding. Otherwise a process on a CPU also keeps what memory it frees, for the
-            next step; see `cldm.freed_memory`.
+            images are the same within rounding. On a CPU, the process keeps freed memory for the next step either way
+            (`cldm.freed_memory`), and with this gives it back where another part begins.
         compile: Compile the networks with `torch.compile` at their first use, which takes minutes; needs a compiler.
 
     Raises:
@@ -94,8 +96,7 @@ def load(
         ValueError: If a file is damaged or does not fit the configuration, or device or precision are unknown.
     """
     chosen = choose_device(device)
-    if not save_memory:
-        keep_freed_memory(chosen)
+    keep_freed_memory(chosen)
     dtype = choose_precision(precision, chosen)
     checkpoints, further = list(files.checkpoints), list(controls)
     if further and len(checkpoints) == 1 and not _has_control(checkpoints[0]):

@@ -177,3 +177,14 @@ def test_what_cannot_be_loaded_is_an_error(files, tmp_path):
         load(files, "abacus")
     with pytest.raises(ValueError, match="precision must be auto"):
         load(files, "cpu", "half")
+
+
+@pytest.mark.parametrize("save_memory", [False, True])
+def test_freed_memory_is_kept_for_the_next_step_and_with_save_memory_given_back_between_parts(
+    files, edges, monkeypatch, save_memory
+):
+    seen = []
+    monkeypatch.setattr("cldm.loading.keep_freed_memory", lambda device: seen.append(f"kept on {device}"))
+    monkeypatch.setattr("cldm.loading.give_back_freed_memory", lambda: seen.append("given back"))
+    generate(load(files, "cpu", save_memory=save_memory), edges, "a bird", QUICK)
+    assert seen == ["kept on cpu"] + ["given back"] * (3 if save_memory else 0)
