@@ -1,4 +1,4 @@
-"""Which process of a run this is and which device is its own, as torchrun or SLURM says in the environment.
+"""Which process of a run this is, and which device is its own, as torchrun or SLURM says in the environment.
 
 Lightning says the same later, once its trainer has begun; what is done before that asks here.
 """
@@ -58,6 +58,12 @@ def own_device(
     numbers = [int(number) for number in listed if str(number).strip()] if "," in str(devices) else None
     local_rank = launched(environment).local_rank
     return torch.device(chosen.type, numbers[local_rank % len(numbers)] if numbers else local_rank)
+
+
+def leave(device: torch.device) -> None:
+    """Give back what a device has of memory that is not in use: to training, and to other processes."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def deal(places: Sequence[int], environment: Mapping[str, str] = os.environ) -> list[int]:

@@ -27,6 +27,7 @@ from cldm.cache.shards import Shards
 from cldm.cache.stand_ins import CachedTexts, DecoderOnDemand
 from cldm.cldm import ControlLDM
 from cldm.data.watch import Board, Watched, begun, explained, names_of
+from cldm.launched import leave
 from cldm.model import read_config
 from ldm.models.autoencoder import AutoencoderKL
 from ldm.models.diffusion.ddpm import MOMENTS
@@ -127,6 +128,7 @@ def use_cache(
 
     model.cond_stage_model = CachedTexts({prompt: place for place, prompt in enumerate(prompts)}, tokens)
     model.first_stage_model = DecoderOnDemand(partial(_autoencoder, load))
+    leave(encode_on)
     return CachedDataset(dataset, model.first_stage_key, moments)
 
 

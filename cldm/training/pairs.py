@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, Subset
 
 from cldm.cldm import ControlLDM
-from cldm.launched import own_device
+from cldm.launched import leave, own_device
 from cldm.training.loading import Stream
 from cldm.training.settings import HELD_OUT, Settings
 
@@ -103,8 +103,7 @@ def encode_pairs(model: ControlLDM, dataset: Sequence[Mapping[str, Any]], settin
                 )
             )
     autoencoder.cpu(), text_encoder.cpu()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()  # or training, and other processes on this device, have less
+    leave(device)
     return pairs
 
 

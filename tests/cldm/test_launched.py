@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cldm import launched
-from cldm.launched import Launched, deal, own_device
+from cldm.launched import Launched, deal, leave, own_device
 
 TORCHRUN = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}
 SLURM = {"SLURM_PROCID": "6", "SLURM_LOCALID": "2", "SLURM_NTASKS": "8"}
@@ -52,3 +52,11 @@ def test_processes_begin_with_different_shares_and_each_has_all():
     assert [each[:2] for each in dealt] == [[0, 3], [1, 4], [2, 5]]
     assert all(sorted(each) == list(range(7)) for each in dealt)
     assert deal([4, 2, 9], {}) == [4, 2, 9]
+
+
+@pytest.mark.parametrize(("device", "emptied"), [("cuda:1", [True]), ("cpu", [])])
+def test_a_gpus_unused_memory_is_given_back(monkeypatch, device, emptied):
+    called = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: called.append(True))
+    leave(torch.device(device))
+    assert called == emptied
