@@ -1,9 +1,11 @@
 """Lightning's loggers, which do not end a run where a disk is full."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from cldm.undisturbed import surviving_full_disk
 
@@ -31,6 +33,7 @@ class _TensorBoard(_Surviving, pl.loggers.TensorBoardLogger):
 
 
 class _Csv(_Surviving, pl.loggers.CSVLogger):
+    @rank_zero_only
     def save(self) -> None:
         """Write what is new; a file that could not be written whole is as it was, and what is new comes later."""
         file, keys = Path(self.experiment.metrics_file_path), list(self.experiment.metrics_keys)
@@ -47,4 +50,5 @@ class _Csv(_Surviving, pl.loggers.CSVLogger):
 def loggers(folder: str | Path) -> list[pl.loggers.Logger]:
     """TensorBoard's and CSV's, in one new folder lightning_logs/version_N of a run's folder."""
     tensorboard = _TensorBoard(folder)
+    warnings.filterwarnings("ignore", message="Experiment logs directory .* is not empty")  # of TensorBoard's own
     return [tensorboard, _Csv(folder, version=tensorboard.version)]
