@@ -4,9 +4,9 @@ Run `python -m bench.generate` in the project's root. It writes the same random 
 temporary folder (11 GB), and then runs each in a process of its own, one after the other: SD 1.5, 512 pixels, guidance
 on, float32, CPU. Nothing is compiled; the files are in the page cache if there is memory for them; importing is not
 counted. Both start from the same noise, and their images are compared. Ours runs as it is by default and with
-`save_memory`. Seconds to the first step are the median of several runs, which end there; the first step, in which both
-encode the hint, is not among those whose shortest counts. Bytes of tensors are counted in runs of their own, since
-counting takes time.
+`save_memory`. The shortest step counts; ours encodes the hint in the first one, diffusers in every one. Seconds to the
+first step, without it, are the median of several runs, which end there. Bytes of tensors are counted in runs of their
+own, since counting takes time.
 
 Ends with an error above the agreed ratios. Seconds must keep to them in both ways of running, bytes with `save_memory`.
 

@@ -49,12 +49,11 @@ def measure(config: str, side: int) -> dict[str, int]:
     def step() -> Any:
         return unet(latent, times, keys, summed([applied.outputs(latent, times, control_keys)]))
 
-    z = latent
     activations = {
         "step": _beside("cpu", step),
-        "decode": _beside("cpu", lambda: autoencoder.decoder(z)),
+        "decode": _beside("cpu", lambda: autoencoder.decoder(latent)),
         "strips": _beside(
-            "cpu", lambda: Strips(torch.device("cpu"), torch.device(_OTHER)).decode(autoencoder.decoder, z)
+            "cpu", lambda: Strips(torch.device("cpu"), torch.device(_OTHER)).decode(autoencoder.decoder, latent)
         ),
     }
     everything = sum(weights.values())

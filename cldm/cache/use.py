@@ -26,7 +26,8 @@ from cldm.cache.key import dependencies, key_of
 from cldm.cache.shards import Shards
 from cldm.cache.stand_ins import CachedTexts, DecoderOnDemand
 from cldm.cldm import ControlLDM
-from cldm.data.watch import Board, Watched, begun, explained, names_of
+from cldm.data.reading import Reading
+from cldm.data.watch import Board, begun, explained, names_of
 from cldm.launched import leave
 from cldm.model import read_config
 from ldm.models.autoencoder import AutoencoderKL
@@ -54,27 +55,6 @@ class CachedDataset:
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = {name: value for name, value in self.dataset[index].items() if name != self.image_key}
         return {**item, MOMENTS: self.moments[index]}
-
-
-class _Items:
-    """A dataset's items, read by processes that are watched.
-
-    Args:
-        dataset: Of torch's kind.
-        num_workers: Reading processes; 0 reads in this one.
-        timeout: Seconds to wait for them; 0 waits for ever.
-    """
-
-    def __init__(self, dataset: Any, num_workers: int, timeout: float):
-        self.board = Board(num_workers, names_of(dataset))
-        self._dataset = Watched(dataset, self.board) if num_workers else dataset
-        self._options = {"num_workers": num_workers, "timeout": timeout if num_workers else 0}
-
-    def read(self, numbers: list[int]) -> Iterator[dict[str, Any]]:
-        """Those of some places, in their order."""
-        own = torch.Generator()  # the process's generator is left as it is, for the order of the training data
-        loader = DataLoader(self._dataset, sampler=numbers, batch_size=None, generator=own, **self._options)
-        return begun(self.board, loader.__iter__)
 
 
 def use_cache(
@@ -122,9 +102,10 @@ def use_cache(
     moments, tokens = Shards(here, "latents", len(dataset)), Shards(here, "texts", len(prompts))
     encode_on = choose_device(device)
     tokens.fill(partial(_encode_texts, model, prompts, encode_on), partial(_progress, what="Caching prompts"))
-    items = _Items(dataset, num_workers, timeout)
-    with explained(items.board):
-        moments.fill(partial(_encode_images, model, items, encode_on), partial(_progress, what="Caching latents"))
+    reading = Reading(num_workers, timeout, Board(num_workers, names_of(dataset)))
+    with explained(reading.board):
+        encode = partial(_encode_images, model, dataset, encode_on, reading)
+        moments.fill(encode, partial(_progress, what="Caching latents"))
 
     model.cond_stage_model = CachedTexts({prompt: place for place, prompt in enumerate(prompts)}, tokens)
     model.first_stage_model = DecoderOnDemand(partial(_autoencoder, load))
@@ -140,9 +121,12 @@ def _encode_texts(model: ControlLDM, prompts: list[str], device: torch.device, n
 
 
 @torch.no_grad()
-def _encode_images(model: ControlLDM, items: _Items, device: torch.device, numbers: list[int]) -> Iterator[Tensor]:
+def _encode_images(
+    model: ControlLDM, dataset: Any, device: torch.device, reading: Reading, numbers: list[int]
+) -> Iterator[Tensor]:
     autoencoder = model.first_stage_model.to(device)
-    for item in items.read(numbers):
+    loader = DataLoader(reading.watched(dataset), sampler=numbers, batch_size=None, **reading.options())
+    for item in begun(reading.board, loader.__iter__):
         pixels = rearrange(item[model.first_stage_key][None], "b h w c -> b c h w")
         posterior = autoencoder.encode(pixels.to(device))
         yield torch.cat([posterior.mean, posterior.logvar], dim=1)[0].float().cpu()

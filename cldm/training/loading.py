@@ -1,23 +1,20 @@
 """Training data for Lightning: the same samples in the same order, wherever a run begins and however many share it."""
 
-import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from cldm.data.batches import collate
-from cldm.data.watch import Board, Watched, begun, names_by_index, names_of
+from cldm.data.reading import Reading
+from cldm.data.watch import Board, begun, names_by_index, names_of
 from cldm.training.order import Place, Share, epoch_order
-
-_GRACE = 60  # seconds that a reading process goes on after SIGTERM, so that the training process can save first
 
 
 @runtime_checkable
@@ -71,7 +68,7 @@ class TrainingData(pl.LightningDataModule):
     def train_dataloader(self) -> Iterable[dict[str, Any]]:
         trainer = self.trainer
         loader = _StreamLoader if isinstance(self.dataset, Stream) else _OrderedLoader
-        reading = _Reading(self.num_workers, self.timeout, self.board)
+        reading = Reading(self.num_workers, self.timeout, self.board)
         return loader(self.dataset, self.share, lambda: trainer.current_epoch, self.seed, reading)
 
     def state_dict(self) -> dict[str, int]:
@@ -84,21 +81,6 @@ class TrainingData(pl.LightningDataModule):
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")  # it is, in a way of its own
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """Who reads: processes, how long they are waited for, and where they say what they are at."""
-
-    num_workers: int
-    timeout: float
-    board: Board
-
-    def options(self) -> dict[str, Any]:
-        """Of torch's DataLoader."""
-        own = torch.Generator()  # the training process's is left as it is
-        timeout = self.timeout if self.num_workers else 0
-        return {"num_workers": self.num_workers, "timeout": timeout, "worker_init_fn": _worker, "generator": own}
-
-
 class _OrderedLoader(DataLoader):
     """Batches of a dataset with places, in the order of `epoch_order`.
 
@@ -106,11 +88,12 @@ class _OrderedLoader(DataLoader):
     (seed, epoch, process), and the training process's are left as they are.
     """
 
-    def __init__(self, dataset: Any, share: Share, epoch: Callable[[], int], seed: int, reading: _Reading):
+    def __init__(self, dataset: Any, share: Share, epoch: Callable[[], int], seed: int, reading: Reading):
         self._share, self._epoch, self._seed, self._board = share, epoch, seed, reading.board
-        watched = Watched(dataset, reading.board) if reading.num_workers else dataset
         together = partial(collate, name_of=names_by_index(dataset))
-        super().__init__(watched, batch_sampler=_Batches(self._batches), collate_fn=together, **reading.options())
+        super().__init__(
+            reading.watched(dataset), batch_sampler=_Batches(self._batches), collate_fn=together, **reading.options()
+        )
 
     def __len__(self) -> int:
         return len(self._share)
@@ -140,7 +123,7 @@ class _StreamLoader:
     So each reader can have parts of the stream to itself, whichever batch their samples are for.
     """
 
-    def __init__(self, dataset: Stream, share: Share, epoch: Callable[[], int], seed: int, reading: _Reading):
+    def __init__(self, dataset: Stream, share: Share, epoch: Callable[[], int], seed: int, reading: Reading):
         self._dataset, self._share, self._epoch, self._seed = dataset, share, epoch, seed
         self._board = reading.board
         self._options = reading.options()
@@ -177,10 +160,3 @@ class _Reader(IterableDataset):
 
 def _seed_of(seed: int, epoch: int, share: Share) -> int:
     return int(np.random.SeedSequence((seed, epoch, share.rank)).generate_state(1)[0])
-
-
-def _worker(number: int) -> None:
-    """Let a reading process outlive the signals that end a run, since they are sent to all of its processes at once."""
-    del number
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))

@@ -16,7 +16,7 @@ from cldm.data import DataError, Indexed
 from cldm.data.order import Shuffle
 from cldm.data.sharded import ShardedDataset
 from cldm.data.watch import Watched, WorkerFailure, explained
-from cldm.training.loading import Stream, TrainingData, _worker
+from cldm.training.loading import Stream, TrainingData
 from cldm.training.order import Place, epoch_order
 
 COUNT = 13
@@ -91,16 +91,6 @@ def test_the_process_generator_is_not_moved(dataset):
     torch.manual_seed(1)
     batches(dataset, num_workers=1)
     assert torch.equal(torch.rand(3), expected)
-
-
-def test_readers_outlive_the_signals_that_end_a_run(monkeypatch):
-    handlers, alarms = {}, []
-    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
-    monkeypatch.setattr(signal, "alarm", alarms.append)
-    _worker(0)
-    assert handlers[signal.SIGINT] == signal.SIG_IGN
-    handlers[signal.SIGTERM](signal.SIGTERM, None)
-    assert alarms == [60]
 
 
 @pytest.fixture(scope="module")
