@@ -12,7 +12,7 @@ from cldm.weights.blueprint import Blueprint
 from cldm.weights.layouts import CONTROL
 from cldm.weights.merging import merge
 from cldm.weights.precision import in_precision
-from cldm.weights.reading import read_weights
+from cldm.weights.reading import own_storage, read_weights
 from ldm.deferred import HandedOver
 
 
@@ -46,7 +46,12 @@ class Start:
         return merge(base, control[0] if control else None, blueprint)
 
     def model(self) -> ControlLDM:
-        """The model with these weights in float32, on the CPU."""
+        """The model with these weights in float32, on the CPU, each in memory of its own.
+
+        A fresh ControlNet is a copy of the U-Net's encoder: in the same memory, its training would change that as well.
+        """
         model = create_model(self.config)
-        model.load_state_dict(in_precision(self.weights(), torch.float32), assign=True)
+        weights, seen = in_precision(self.weights(), torch.float32), set()
+        own = {name: own_storage(tensor, seen) for name, tensor in weights.items()}
+        model.load_state_dict(HandedOver(own, weights.source), assign=True)
         return model.eval()

@@ -54,6 +54,15 @@ def test_a_base_alone_gets_a_fresh_control(tiny_settings, parts):
     assert not weights[f"{CONTROL}zero_convs.0.0.weight"].any()
 
 
+def test_training_a_fresh_control_leaves_its_base_as_it_is(tiny_settings, parts):
+    model = require(replace(tiny_settings, base=str(parts[0])), "").model()
+    with torch.no_grad():
+        for weight in model.control_model.parameters():
+            weight.add_(1)
+    expected, tensors = read_weights(parts[0]), model.state_dict()
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
+
+
 def test_without_base_a_file_without_control_is_refused(tiny_settings, parts):
     with pytest.raises(ValueError, match=r"has no ControlNet.*tool_add_control"):
         Start(tiny_settings.config, (parts[0],)).weights()
