@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cldm.records.record import WeightsFile
+from cldm.weights.saving import written_whole
 
 _NOTES = "controlnet/hashes.json"
 _MOST_NOTES = 500  # files; the oldest are forgotten
@@ -50,7 +50,7 @@ class FileHashes:
         Raises:
             OSError: If it cannot be read.
         """
-        path = Path(path).resolve()
+        name, path = Path(path).name, Path(path).resolve()  # a hub's cache has links to files named by their hashes
         state = _state(path)
         noted = self._noted().get(str(path), {})
         if {name: noted.get(name) for name in state} != state:
@@ -58,7 +58,7 @@ class FileHashes:
                 noted = {**state, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
             if _state(path) == state:  # nobody wrote to it meanwhile
                 self._note(path, noted)
-        return WeightsFile(path.name, noted["bytes"], noted["sha256"])
+        return WeightsFile(name, noted["bytes"], noted["sha256"])
 
     def find(self, wanted: WeightsFile, folders: Sequence[Path] = ()) -> Path | None:
         """A file of that content: where it was last seen, or else in folders, under any name.
@@ -87,11 +87,10 @@ class FileHashes:
         notes = self._noted()
         newest_last = {**{name: notes[name] for name in notes if name != str(path)}, str(path): noted}
         kept = dict(list(newest_last.items())[-_MOST_NOTES:])
-        part = self.notes.with_name(f".{self.notes.name}.{os.getpid()}.{threading.get_ident()}.unfinished")
         with suppress(OSError):  # without notes, the next process hashes anew
             self.notes.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(kept, indent=1) + "\n")
-            part.replace(self.notes)
+            with written_whole(self.notes, replace=True) as unfinished:
+                unfinished.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def _is_note(noted: Any) -> bool:

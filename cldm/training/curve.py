@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from cldm.weights.saving import written_whole
+
 Points = Sequence[tuple[int, float]]
 """Steps and values."""
 
@@ -37,6 +39,5 @@ def draw_curve(
     if learned is not None:
         right.axvline(learned, color="tab:orange", label=f"learnt at step {learned}")
     figure.legend(loc="outside upper right", ncols=4)
-    unfinished = file.with_name(f".{file.name}.unfinished")
-    figure.savefig(unfinished, dpi=120, format="png")
-    unfinished.replace(file)
+    with written_whole(file, replace=True) as unfinished:
+        figure.savefig(unfinished, dpi=120, format="png")

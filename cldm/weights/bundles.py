@@ -1,7 +1,6 @@
 """Weights together with the files that other programs expect beside them: all of these or none."""
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cldm.weights.saving import PICKLED, check_free, check_output, save_weights, written_whole
+from cldm.weights.saving import PICKLED, check_free, check_output, save_weights, unfinished_beside, written_whole
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -93,7 +92,7 @@ def save_diffusers_folder(weights: Mapping[str, Tensor], config: Mapping[str, An
         ValueError: If the name is a file's.
     """
     path = check_folder(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    unfinished = unfinished_beside(path)
     unfinished.mkdir()
     try:
         save_weights(weights, unfinished / WEIGHTS)

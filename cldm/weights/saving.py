@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -45,6 +46,11 @@ def check_free(path: Path) -> None:
         raise FileExistsError(f"{path} exists and is not overwritten; give another name, or remove it first")
 
 
+def unfinished_beside(path: Path) -> Path:
+    """A temporary name beside `path`, which no other process has, on this machine or another one."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
+
+
 @contextmanager
 def written_whole(path: Path, replace: bool = False) -> Iterator[Path]:
     """A temporary name beside `path` to write to; it becomes `path` at the end, or nothing is left of it.
@@ -58,10 +64,10 @@ def written_whole(path: Path, replace: bool = False) -> Iterator[Path]:
     Raises:
         FileExistsError: If there is something of the final name by then, without `replace`.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    unfinished = unfinished_beside(path)
     try:
         yield unfinished
-        with unfinished.open("rb") as file:
+        with unfinished.open("r+b") as file:  # Windows puts nothing on the disk for those who only read
             os.fsync(file.fileno())
         if not replace:
             check_free(path)
@@ -104,7 +110,7 @@ def save_weights(
         if path.suffix == ".safetensors":
             _save_safetensors(tensors, unfinished, {"format": "pt", **(metadata or {})})
         else:
-            torch.save(tensors, unfinished)
+            _save_pickle(tensors, unfinished)
         unfinished.chmod(mode)
     return path
 
@@ -129,6 +135,14 @@ def _save_safetensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str
     except SafetensorError as error:  # what the library makes of a full disk, for instance
         raise OSError(f"cannot write {path}: {error}") from error
     _sort_metadata(path)
+
+
+def _save_pickle(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        with path.open("wb") as file:  # given a path, torch would write its name into the file
+            torch.save(tensors, file)
+    except RuntimeError as error:  # what torch makes of a full disk
+        raise OSError(f"cannot write {path}: {error}") from error
 
 
 def _sort_metadata(path: Path) -> None:

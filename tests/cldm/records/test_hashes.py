@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,13 @@ def test_name_size_and_sha256(file, notes):
     expected = WeightsFile("a.ckpt", 7, hashlib.sha256(b"weights").hexdigest())
     assert FileHashes(notes).of(file) == expected
     assert FileHashes(notes).begin([file, str(file)]).result() == (expected, expected)
+
+
+def test_a_link_is_called_by_its_own_name(file, notes, tmp_path):
+    (tmp_path / "model.safetensors").symlink_to(file)
+    assert FileHashes(notes).of(tmp_path / "model.safetensors") == replace(
+        FileHashes(notes).of(file), name="model.safetensors"
+    )
 
 
 def test_a_file_is_read_once_until_it_changes(file, notes, monkeypatch):
