@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
-from cldm.data import Framing, Sample, find_dataset, parse_size, read_pair, read_rows, unit_range
+from cldm.data import Framing, Sample, find_dataset, parse_size, read_hint_alone, read_pair, read_rows, unit_range
 from cldm.data.framing import HINT_RESAMPLING, WAYS
 from cldm.data.order import Shuffle
 from cldm.data.pairs import AS_THEY_ARE
@@ -28,6 +28,7 @@ class MyDataset(Dataset):
         path: The folder; published and self-made datasets, and one unpacked a folder deeper, all do.
         framing: How images come into the size that is trained; by default they must have it.
         hint_channels: The model's; None takes as many as the control maps have.
+        images: False for items without `jpg`, whose files are not decoded then.
 
     Raises:
         FileNotFoundError: If there is no dataset, with the commands that make one.
@@ -39,16 +40,18 @@ class MyDataset(Dataset):
         path: str | Path = "./training/fill50k",
         framing: Framing = AS_THEY_ARE,
         hint_channels: int | None = None,
+        images: bool = True,
     ):
         self.rows = read_rows(find_dataset(path))
         self.framing = framing
         self.hint_channels = hint_channels
+        self.images = images
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray | str]:
-        return load_item(self.rows[index], self.framing, self.hint_channels)
+        return load_item(self.rows[index], self.framing, self.hint_channels, self.images)
 
     def name_of(self, index: int) -> str:
         """Which row an index is, for errors."""
@@ -56,9 +59,9 @@ class MyDataset(Dataset):
 
 
 def load_item(
-    sample: Sample, framing: Framing = AS_THEY_ARE, hint_channels: int | None = None
+    sample: Sample, framing: Framing = AS_THEY_ARE, hint_channels: int | None = None, image: bool = True
 ) -> dict[str, np.ndarray | str]:
-    """What the model learns from one row of a folder, or one sample of a shard.
+    """What the model learns from one row of a folder, or one sample of a shard; from a cache, without its image.
 
     Returns:
         `jpg`, the image to make, float32 RGB (h, w, 3) in [-1, 1]; `hint`, the control map that leads to it,
@@ -68,6 +71,8 @@ def load_item(
         FileNotFoundError: If an image is missing.
         DataError: If an image cannot be used. Either names the sample.
     """
+    if not image:
+        return {"hint": unit_range(read_hint_alone(sample, framing, hint_channels)), "txt": sample.prompt}
     source, target = read_pair(sample, framing, hint_channels)
     jpg = target.astype(np.float32) / 127.5 - 1
     return {"jpg": jpg, "hint": unit_range(source), "txt": sample.prompt}

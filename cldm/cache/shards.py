@@ -53,8 +53,8 @@ class Shards:
                 continue
             numbers = list(self.numbers(shard))
             tensors = {str(number): tensor for number, tensor in zip(numbers, make(numbers), strict=True)}
-            if not self.file(shard).exists():  # another process may have made it meanwhile, of the same content
-                save_weights(tensors, self.file(shard))
+            if not self.file(shard).exists():
+                save_weights(tensors, self.file(shard), replace=True)  # one made at the same time has the same content
 
     def __len__(self) -> int:
         return self.count

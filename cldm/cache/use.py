@@ -9,13 +9,14 @@ Images and prompts are encoded one by one: in float32, training with batches of 
 and without a cache; those of larger batches differ by rounding alone.
 """
 
+import copy
 import json
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -30,6 +31,7 @@ from cldm.data.reading import Reading
 from cldm.data.watch import Board, begun, explained, names_of
 from cldm.launched import leave
 from cldm.model import read_config
+from cldm.weights.saving import written_whole
 from ldm.models.autoencoder import AutoencoderKL
 from ldm.models.diffusion.ddpm import MOMENTS
 from ldm.util import choose_device
@@ -74,7 +76,8 @@ def use_cache(
 
     Args:
         model: Freshly loaded; it is changed.
-        dataset: With `rows`, as `tutorial_dataset.MyDataset` has; the same item at each reading.
+        dataset: With `rows`, as `tutorial_dataset.MyDataset` has; the same item at each reading. If it has `images`, as
+            that has, images are not decoded again once they are in the cache.
         folder: Of all caches; True for the folder cache/ beside the dataset's prompt.json.
         config: The model's yaml.
         load: Loads the model once more, for its autoencoder.
@@ -110,7 +113,22 @@ def use_cache(
     model.cond_stage_model = CachedTexts({prompt: place for place, prompt in enumerate(prompts)}, tokens)
     model.first_stage_model = DecoderOnDemand(partial(_autoencoder, load))
     leave(encode_on)
-    return CachedDataset(dataset, model.first_stage_key, moments)
+    return CachedDataset(_without_images(dataset, model.first_stage_key), model.first_stage_key, moments)
+
+
+def _without_images(dataset: Any, image_key: str) -> Any:
+    """The dataset with its images left undecoded, if it can do so and its other values are the same then."""
+    if not getattr(dataset, "images", False) or not len(dataset):
+        return dataset
+    without = copy.copy(dataset)
+    without.images = False
+    whole = dataset[0]
+    try:
+        rest = without[0]
+    except KeyError:  # one's own change makes something of the image
+        return dataset
+    expected = whole.keys() - {image_key}
+    return without if rest.keys() == expected and all(np.array_equal(rest[k], whole[k]) for k in expected) else dataset
 
 
 @torch.no_grad()
@@ -143,6 +161,5 @@ def _progress(shards: list[int], what: str) -> tqdm:
 def _describe(file: Path, depends_on: dict[str, Any]) -> None:
     """Write for people what this cache is of."""
     if not file.exists():
-        temporary = file.with_name(f".{file.name}.{os.getpid()}.unfinished")
-        temporary.write_text(json.dumps(depends_on, indent=2))
-        temporary.replace(file)
+        with written_whole(file, replace=True) as unfinished:
+            unfinished.write_text(json.dumps(depends_on, indent=2))

@@ -3,7 +3,7 @@
 from cldm.data.errors import DataError
 from cldm.data.framing import SIZE_STEP, Framing, parse_size, size_problem
 from cldm.data.images import Member, check_image, read_hint, read_image
-from cldm.data.pairs import Indexed, Sample, check_pair, read_pair, unit_range
+from cldm.data.pairs import Indexed, Sample, check_pair, read_hint_alone, read_pair, unit_range
 from cldm.data.rows import PROMPTS_FILE, BadRow, Row, find_dataset, read_rows, try_rows
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "find_dataset",
     "parse_size",
     "read_hint",
+    "read_hint_alone",
     "read_image",
     "read_pair",
     "read_rows",

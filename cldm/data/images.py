@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # modes of Pillow
 _GREY = ("1", "L", "LA")
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # greyscale of 16 bits; older Pillows read it as I
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # of Pillow and numpy
 _LARGEST_16_BIT = 65535
+_LYING = (5, 6, 7, 8)  # orientations in EXIF whose rows are columns of the picture
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,20 @@ def check_image(file: File) -> tuple[int, int]:
             image.verify()
             return image.size
     return read_image(file).shape[1::-1]
+
+
+def image_size(file: File) -> tuple[int, int]:
+    """The size, (width, height), that `read_image` would give, from the file's header alone.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is no image, or its header is damaged.
+    """
+    with _reading(file) as opened, Image.open(opened) as image:
+        if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+            return image.size  # Pillow has turned the first already, and would decode the other to look for more
+        lying = image.getexif().get(ExifTags.Base.Orientation) in _LYING
+        return image.size[::-1] if lying else image.size
 
 
 def read_hint(file: File) -> np.ndarray:

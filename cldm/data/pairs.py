@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from cldm.data.errors import DataError
-from cldm.data.framing import Framing
-from cldm.data.images import File, check_hint, check_image, is_array, read_hint, read_image
+from cldm.data.framing import Framing, Placement, Size
+from cldm.data.images import File, check_hint, check_image, image_size, is_array, read_hint, read_image
 
 AS_THEY_ARE = Framing()
 _RGB = 3
@@ -52,10 +52,25 @@ def read_pair(
     """
     with naming(sample):
         parts, image = [read_hint(file) for file in sample.sources], read_image(sample.target)
-        repeats = _repeats(sample.sources, [part.shape[2] for part in parts], hint_channels)
-        place = framing.place(image.shape[1::-1], [part.shape[1::-1] for part in parts])
-        hint = _stacked([framing.hint(part, place) for part in parts])
-        return np.repeat(hint, repeats, axis=2) if repeats > 1 else hint, framing.target(image, place)
+        hint, place = _framed(sample, parts, image.shape[1::-1], framing, hint_channels)
+        return hint, framing.target(image, place)
+
+
+def read_hint_alone(sample: Sample, framing: Framing = AS_THEY_ARE, hint_channels: int | None = None) -> np.ndarray:
+    """The control map of `read_pair`, without decoding the image; errors as there, but that image's pixels."""
+    with naming(sample):
+        parts = [read_hint(file) for file in sample.sources]
+        return _framed(sample, parts, image_size(sample.target), framing, hint_channels)[0]
+
+
+def _framed(
+    sample: Sample, parts: Sequence[np.ndarray], image: Size, framing: Framing, hint_channels: int | None
+) -> tuple[np.ndarray, Placement]:
+    """A control map of its files' arrays for an image of a size, and where both go."""
+    repeats = _repeats(sample.sources, [part.shape[2] for part in parts], hint_channels)
+    place = framing.place(image, [part.shape[1::-1] for part in parts])
+    hint = _stacked([framing.hint(part, place) for part in parts])
+    return np.repeat(hint, repeats, axis=2) if repeats > 1 else hint, place
 
 
 def check_pair(

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cldm.cache.shards import Shards
+from cldm.weights.saving import save_weights
 
 
 def make(numbers):
@@ -94,3 +95,15 @@ def test_a_damaged_file_is_named(tmp_path):
 def test_a_number_out_of_range_is_an_index_error(tmp_path, number):
     with pytest.raises(IndexError, match=f"0 to 1, got {number}"):
         Shards(tmp_path, "latents", 2)[number]
+
+
+def test_a_shard_that_another_process_has_written_when_this_one_has_is_no_error(tmp_path, monkeypatch):
+    def later(tensors, file, **options):
+        save_weights(tensors, file)  # the other's
+        return save_weights(tensors, file, **options)
+
+    monkeypatch.setattr("cldm.cache.shards.save_weights", later)
+    shards = Shards(tmp_path, "latents", 2)
+    shards.fill(make, list)
+    assert [file.name for file in tmp_path.iterdir()] == ["latents-00000.safetensors"]
+    assert shards[1].shape == (2, 2)

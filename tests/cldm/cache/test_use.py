@@ -8,6 +8,7 @@ from collections.abc import Callable
 from multiprocessing import active_children
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import default_collate
@@ -92,6 +93,32 @@ def test_a_cache_is_filled_once_and_what_is_missing_again(files, tmp_path, monke
     texts.unlink()
     cached(files, load(files), tmp_path)
     assert texts.read_bytes() == before
+
+
+def test_images_are_not_decoded_once_they_are_in_the_cache(files, tmp_path, monkeypatch):
+    cached(files, load(files), tmp_path)
+    expected = [MyDataset(files[2])[index]["hint"] for index in range(COUNT)]
+    dataset = cached(files, load(files), tmp_path)
+    monkeypatch.setattr("cldm.data.pairs.read_image", lambda file: pytest.fail(f"{file} was decoded"))
+    assert all(np.array_equal(dataset[index]["hint"], hint) for index, hint in enumerate(expected))
+
+
+def test_a_dataset_that_makes_something_of_its_images_keeps_them(files, tmp_path):
+    class Bright(MyDataset):
+        def __getitem__(self, index: int) -> dict:
+            item = super().__getitem__(index)
+            return {**item, "hint": item["hint"] * item["jpg"].mean()}
+
+    class Marked(MyDataset):
+        def __getitem__(self, index: int) -> dict:
+            item = super().__getitem__(index)
+            return {**item, "txt": item["txt"] + (" bright" if "jpg" in item else "")}
+
+    for kind in (Bright, Marked):
+        dataset = kind(files[2])
+        found = use_cache(load(files), dataset, tmp_path, files[0], lambda: load(files), "cpu")[0]
+        assert np.array_equal(found["hint"], dataset[0]["hint"])
+        assert found["txt"] == dataset[0]["txt"]
 
 
 def test_the_process_generator_is_not_moved(files, tmp_path):

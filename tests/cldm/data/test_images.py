@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageFile
 
-from cldm.data.images import Member, check_hint, read_hint, read_image
+from cldm.data.images import Member, check_hint, image_size, read_hint, read_image
 
 
 def png(folder, mode: str, colour) -> object:
@@ -83,6 +83,20 @@ def test_other_arrays_are_refused_and_nothing_is_unpickled(tmp_path, values, pro
     np.save(tmp_path / "a.npy", values, allow_pickle=True)
     with pytest.raises(ValueError, match=problem):
         read_hint(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+@pytest.mark.parametrize("orientation", [None, 1, 3, 6, 8])
+def test_a_size_is_that_of_the_upright_image_and_nothing_is_decoded(tmp_path, monkeypatch, suffix, orientation):
+    file = tmp_path / f"a.{suffix}"
+    exif = Image.Exif()
+    if orientation:
+        exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", (24, 16)).save(file, **({"exif": exif} if orientation else {}))
+    expected = read_image(file).shape[1::-1]
+    assert expected == ((16, 24) if orientation in (6, 8) else (24, 16))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("decoded"))
+    assert image_size(file) == expected
 
 
 def test_members_of_shards_are_read_as_files_are(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cldm.data import Framing, Row, check_pair, read_pair, unit_range
+from cldm.data import DataError, Framing, Row, check_pair, read_hint_alone, read_pair, unit_range
 from cldm.data.pairs import Indexed
 
 
@@ -78,6 +78,16 @@ def test_a_check_says_what_reading_gives(folder, framing, sources):
     hint, target = read_pair(row(folder, *sources), framing)
     assert check_pair(row(folder, *sources), framing) == (target.shape[1::-1], hint.shape[2])
     assert hint.shape[:2] == target.shape[:2]
+
+
+def test_a_hint_alone_is_that_of_the_pair(folder, monkeypatch):
+    for framing in (Framing(), Framing((64, 128), "crop"), Framing((192, 64), "pad")):
+        pair = read_pair(row(folder, "colour.png", "map.npy"), framing)
+        alone = read_hint_alone(row(folder, "colour.png", "map.npy"), framing)
+        assert np.array_equal(alone, pair[0])
+    Image.new("RGB", (128, 64)).save(folder / "target.png")
+    with pytest.raises(DataError, match="source is 64x64 and target 128x64"):
+        read_hint_alone(row(folder, "colour.png"))
 
 
 def test_a_check_names_every_file_that_is_bad(folder):
