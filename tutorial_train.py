@@ -20,6 +20,7 @@ from cldm.logger import ImageLogger
 from cldm.training import (
     PLAIN_ERRORS,
     FirstStep,
+    Progress,
     SaveControl,
     Settings,
     StopOnSignal,
@@ -113,9 +114,9 @@ def train(
         gradient_clip_val=settings.gradient_clip or None,
         max_steps=settings.max_steps,
         max_epochs=-1,
-        default_root_dir=settings.output,
-        logger=loggers(settings.output),
-        callbacks=[FirstStep(), *learning, images, stopping, *callbacks, saving],
+        default_root_dir=settings.folder,
+        logger=loggers(settings.folder),
+        callbacks=[Progress(), FirstStep(), *learning, images, stopping, *callbacks, saving],
         plugins=plugins(),
         use_distributed_sampler=False,  # TrainingData gives each process its share
         log_every_n_steps=settings.loss_freq,

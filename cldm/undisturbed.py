@@ -7,7 +7,13 @@ import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
-_ALLOCATION_FAILED = ("out of memory", "not enough memory", "can't allocate memory", "failed to allocate")
+_ALLOCATION_FAILED = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "failed to allocate",
+    "alloc_failed",
+)
 """How messages of RuntimeError say it; only some devices have an error class of their own for it."""
 
 
@@ -18,7 +24,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     used = {parameter.device for parameter in model.parameters() if parameter.device.type not in ("cpu", "meta")}
     model.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=used):
+        kind = next((device.type for device in used), "cpu")
+        with torch.no_grad(), torch.random.fork_rng(devices=used, device_type=kind):
             yield
     finally:
         for module, mode in modes.items():

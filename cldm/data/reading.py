@@ -8,7 +8,10 @@ import torch
 
 from cldm.data.watch import Board, Watched
 
-_GRACE = 60  # seconds that a reading process goes on after SIGTERM, so that the training process can save first
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+"""That end a run: Ctrl-C; what schedulers and `kill` send; what SLURM sends ahead of a time limit, if asked to."""
+
+_GRACE = 15 * 60  # seconds that a reading process goes on after SIGTERM, so that the training process can save first
 
 
 @dataclass(frozen=True)
@@ -39,5 +42,7 @@ class Reading:
 def _worker(number: int) -> None:
     """Let a reading process outlive the signals that end a run, since they are sent to all of its processes at once."""
     del number
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):  # not on Windows, where no process is asked to end
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))

@@ -123,7 +123,9 @@ def place_name(shard: str, number: int, key: str = "") -> str:
 def is_shards(where: str | Path) -> bool:
     """Whether a user means shards: an index, a folder with one, tar files, or a URL of any of them."""
     where = str(where)
-    return is_url(where) or _is_tar(where) or Path(where).name == INDEX_FILE or (Path(where) / INDEX_FILE).is_file()
+    if is_url(where) or _is_tar(where) or Path(where).name == INDEX_FILE:
+        return True
+    return (Path(where).expanduser() / INDEX_FILE).is_file()
 
 
 def is_url(where: str) -> bool:

@@ -153,7 +153,8 @@ def begun(board: Board, begin: Callable[[], Iterator[Any]]) -> Iterator[Any]:
     board.clear()
     others = {process.pid for process in active_children()}
     batches = begin()
-    board.on_death = signal.getsignal(signal.SIGCHLD)
+    if hasattr(signal, "SIGCHLD"):  # not on Windows, where torch asks instead
+        board.on_death = signal.getsignal(signal.SIGCHLD)
     if dead := [pid for pid in board.dead() if pid not in others]:
         raise RuntimeError(f"DataLoader worker (pid(s) {', '.join(map(str, dead))}) died at its start")
     return batches

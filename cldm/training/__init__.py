@@ -7,6 +7,7 @@ from cldm.training.cost import economise
 from cldm.training.first_step import FirstStep
 from cldm.training.loading import TrainingData
 from cldm.training.machines import plugins
+from cldm.training.progress import Progress
 from cldm.training.run_folder import open_run
 from cldm.training.saving import SaveControl
 from cldm.training.settings import Settings
@@ -19,6 +20,7 @@ PLAIN_ERRORS = (FileExistsError, FileNotFoundError, FloatingPointError, DataErro
 __all__ = [
     "PLAIN_ERRORS",
     "FirstStep",
+    "Progress",
     "SaveControl",
     "Settings",
     "StopOnSignal",

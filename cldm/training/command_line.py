@@ -2,9 +2,11 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, get_type_hints
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -43,18 +45,26 @@ def changed(defaults: Settings, assignments: Sequence[str]) -> Settings:
     Raises:
         ValueError: If one is no assignment, names no setting, or its value is of another type or range.
     """
-    known = {field.name for field in fields(defaults)}
-    given = []
+    known, given = get_type_hints(type(defaults)), {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals or name not in known:
             raise ValueError(f"expected name=value with a name of {', '.join(sorted(known))}, got {assignment!r}")
-        given.append(assignment if value else f"{name}=''")  # nothing is the empty text
+        given[name] = value if known[name] is str else _parsed(value)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(defaults), OmegaConf.from_dotlist(given))
+        merged = OmegaConf.merge(OmegaConf.structured(defaults), given)
     except OmegaConfBaseException as error:
         raise ValueError(str(error).splitlines()[0]) from error
     return replace(defaults, **OmegaConf.to_container(merged))
+
+
+def _parsed(value: str) -> Any:
+    """A number or a truth value as yaml writes them; anything else is a text."""
+    try:
+        parsed = OmegaConf.create(f"value: {value}").value
+    except (OmegaConfBaseException, yaml.YAMLError):
+        return value
+    return parsed if isinstance(parsed, int | float) else value
 
 
 def _meanings() -> str:

@@ -1,5 +1,6 @@
 """The folder of a run: whether it is free, where to go on in it, and what it is a run of."""
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,15 +25,14 @@ def file_of(folder: Path, kind: str, step: int) -> Path:
 
 
 def step_of(file: Path) -> int:
-    """The step that a file's name says, or -1."""
-    number = file.stem.rpartition("_")[2]
-    return int(number) if number.isdecimal() else -1
+    """The step that the name of a saved file says."""
+    return int(file.stem.rpartition("_")[2])
 
 
 def saved(folder: Path, kind: str) -> list[Path]:
-    """What is saved of one kind, the oldest first."""
+    """What a run has saved of one kind, the oldest first; files that people have named are not among them."""
     files = folder.glob(f"{kind}_*{_ENDS.get(kind, '.safetensors')}")
-    return sorted((file for file in files if step_of(file) >= 0), key=step_of)
+    return sorted((file for file in files if re.fullmatch(rf"{kind}_\d{{6,}}", file.stem)), key=step_of)
 
 
 def remove_old(folder: Path, kind: str, keep: int) -> None:
@@ -52,7 +52,7 @@ def open_run(settings: Settings) -> Path | None:
         FileNotFoundError: If the named state is not there.
         StateError: If the named state is damaged, or all are.
     """
-    folder = Path(settings.output)
+    folder = settings.folder
     if settings.resume == "auto":
         state = _newest_good(folder)
     elif settings.resume:
@@ -126,7 +126,7 @@ def write_settings(settings: Settings, step: int) -> None:
         settings: Of the run.
         step: That it begins at.
     """
-    folder, values = Path(settings.output), asdict(settings)
+    folder, values = settings.folder, asdict(settings)
     first = folder / SETTINGS
     target = folder / f"settings_from_{step:06}.yaml" if first.exists() else first
     if first.exists():

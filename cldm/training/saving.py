@@ -54,7 +54,7 @@ class SaveControl(Checkpoint):
     def __init__(self, settings: Settings, start: Start, model: ControlLDM):
         self.settings = settings
         self.start = start
-        self.folder = Path(settings.output)
+        self.folder = settings.folder
         self.base = weights_hash(model.model.diffusion_model)
         self.best = float("-inf")
         self._first: int | None = None  # step of this process's start, until settings are written

@@ -1,6 +1,7 @@
 """The settings of a training run."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from cldm.data import Framing, parse_size
 from cldm.data.order import Shuffle
@@ -191,6 +192,11 @@ class Settings:
         self._check_learning()
         self._check_saving()
         self._check_cost()
+
+    @property
+    def folder(self) -> Path:
+        """Of all that the run writes."""
+        return Path(self.output).expanduser()
 
     def frame(self) -> Framing:
         """How images come into the size that is trained."""

@@ -8,8 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""Ctrl-C; what schedulers and `kill` send; what SLURM sends ahead of a time limit, if asked to."""
+from cldm.data.reading import SIGNALS
 
 _EXIT = 128  # exit codes of shells: this and the signal's number
 

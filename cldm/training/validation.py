@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,7 +62,7 @@ class Validation(pl.Callback):
     def __init__(self, pairs: Sequence[Pair], settings: Settings):
         self.pairs = list(pairs)
         self.settings = settings
-        self.folder = Path(settings.output) / "validation"
+        self.folder = settings.folder / "validation"
         self.measure = choose_measure(settings.fidelity, self.pairs)
         self.points: list[Point] = []
         self.learned: Learned | None = None

@@ -1,11 +1,16 @@
 """How readers are made: seconds to wait for processes alone, and signals that they outlive."""
 
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 from torch.utils.data import DataLoader
 
 from cldm.data.reading import Reading, _worker
 from cldm.data.watch import Board, Watched
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def reading(num_workers: int) -> Reading:
@@ -25,6 +30,18 @@ def test_readers_outlive_the_signals_that_end_a_run(monkeypatch):
     monkeypatch.setattr(signal, "signal", handlers.__setitem__)
     monkeypatch.setattr(signal, "alarm", alarms.append)
     _worker(0)
-    assert handlers[signal.SIGINT] == signal.SIG_IGN
+    assert handlers[signal.SIGINT] == handlers[signal.SIGUSR1] == signal.SIG_IGN
     handlers[signal.SIGTERM](signal.SIGTERM, None)
-    assert alarms == [60]
+    assert alarms == [15 * 60]
+
+
+def test_where_there_are_no_such_signals_readers_and_runs_do_without():
+    """As on Windows."""
+    code = (
+        "import signal; del signal.SIGUSR1, signal.SIGCHLD, signal.alarm\n"
+        "import cldm.data.watch as watch, cldm.training.stopping as stopping, cldm.data.reading as reading\n"
+        "reading._worker(0); watch.begun(watch.Board(0, str), list)\n"
+        "print(*(each.name for each in stopping.SIGNALS))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.stdout.split() == ["SIGINT", "SIGTERM"], ran.stderr

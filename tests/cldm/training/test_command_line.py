@@ -16,6 +16,45 @@ def test_on_the_command_line_a_message_and_no_traceback():
         from_command_line(Settings(), ["batch_size=0"])
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["2024_05_01", "0123", "1e3", "12:30", "yes", "runs/a # b", "{train,val}-{00..10}.tar", "a: b", "[1", "", "~"],
+)
+def test_texts_are_taken_as_they_are(text):
+    assert from_command_line(Settings(), [f"output={text}"]).output == text
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("cache=true", True),
+        ("cache=caches/1", "caches/1"),
+        ("devices=0,2", "0,2"),
+        ("devices=4", 4),
+        ("size=512x768", "512x768"),
+        ("size=512", 512),
+        ("learning_rate=1e-5", 1e-5),
+        ("gradient_clip=1", 1.0),
+        ("sd_locked=false", False),
+    ],
+)
+def test_numbers_and_truth_values_are_such(assignment, expected):
+    name = assignment.partition("=")[0]
+    found = getattr(from_command_line(Settings(), [assignment]), name)
+    assert (found, type(found)) == (expected, type(expected))
+
+
+@pytest.mark.parametrize("assignment", ["batch_size=a: b", "batch_size=", "sd_locked=[1", "learning_rate=fast"])
+def test_what_is_no_number_is_one_message(assignment):
+    with pytest.raises(SystemExit, match=r"^error: [^\n]*$"):
+        from_command_line(Settings(), [assignment])
+
+
+def test_the_folder_is_the_users_own_wherever_the_shell_leaves_that_to_us(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert Settings(output="~/runs/1").folder == Path("/home/someone/runs/1")
+
+
 def test_help_shows_every_setting_and_its_default():
     with pytest.raises(SystemExit) as shown:
         from_command_line(Settings(), ["--help"])

@@ -123,6 +123,19 @@ def test_the_newest_are_kept(tmp_path):
     assert (tmp_path / "control_best.safetensors").exists()
 
 
+def test_files_that_people_have_named_are_left_alone(tmp_path):
+    own = ["control_good_000900.safetensors", "control_5.safetensors", "state_backup_000900.pt"]
+    for name in (*own, "control_000100.safetensors", "control_000200.safetensors"):
+        (tmp_path / name).touch()
+    assert [file.name for file in saved(tmp_path, "control")] == [
+        "control_000100.safetensors",
+        "control_000200.safetensors",
+    ]
+    assert saved(tmp_path, "state") == []
+    remove_old(tmp_path, "control", 1)
+    assert {file.name for file in tmp_path.iterdir()} == {*own, "control_000200.safetensors"}
+
+
 def test_settings_are_saved_and_changed_ones_beside_them(settings, folder):
     write_settings(settings, 0)
     assert Settings(**yaml.safe_load((folder / "settings.yaml").read_text())) == settings
