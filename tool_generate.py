@@ -26,7 +26,8 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from cldm.further import Further
 from cldm.jobs import Job, Report, jobs_from, run_jobs
 from cldm.machine import Machine, add_machine_flags
 from cldm.out_of_memory import lack_of_memory_told
+from cldm.records import Record, read_record
 from cldm.runner import Runner
 from cldm.settings import Settings
 
@@ -141,7 +143,7 @@ def _further(words: Sequence[str]) -> Further:
 
 def _again(given: argparse.Namespace) -> int:
     from cldm.again import Again, Source
-    from cldm.records import read_record, save_png
+    from cldm.records import save_png
 
     if unread := [*given.words, *(f"--{name}" for name in _OF_JOBS if getattr(given, name) not in (None, []))]:
         raise ValueError(f"--again takes everything from the image, got {' '.join(unread)} as well; leave it out")
@@ -157,14 +159,18 @@ def _again(given: argparse.Namespace) -> int:
     given.out.mkdir(parents=True, exist_ok=True)
     failed = 0
     for path in given.again:
+        target = given.out / path.name
         try:
             record = read_record(path)
+            if target.exists() and _made_again(target, path, record):
+                print(f"{target}: kept, it is there already")
+                continue
             with (
                 lack_of_memory_told("--save-memory needs less, and --device cpu takes it from the computer"),
                 tqdm(total=record.settings.steps, unit="step", desc=path.name) as progress,
             ):
                 made = again.make(record, lambda done, steps, z, bar=progress: bar.update(done - bar.n))
-            written = save_png(given.out / path.name, made.image, made.record)
+            written = save_png(target, made.image, made.record)
         except (OSError, ValueError, FloatingPointError, MemoryError) as error:
             print(error if str(path) in str(error) else f"{path}: {error}", file=sys.stderr)
             failed += 1
@@ -173,6 +179,25 @@ def _again(given: argparse.Namespace) -> int:
             print(f"{path}: {change}", file=sys.stderr)
         print(f"{written}: {_compared(path, written)}")
     return 1 if failed else 0
+
+
+def _made_again(target: Path, path: Path, record: Record) -> bool:
+    """Whether what is there was made again from an image's record, by whatever weights.
+
+    Raises:
+        FileExistsError: If it is the image, or something else.
+    """
+    from cldm.weights.saving import check_free
+
+    with suppress(ValueError):
+        if not target.samefile(path) and _wish(read_record(target)) == _wish(record):
+            return True
+    check_free(target)
+    return False
+
+
+def _wish(record: Record) -> Record:
+    return replace(record, weights=(), control_weights=(), config=None, runtime=None)
 
 
 def _compared(first: Path, again: Path) -> str:

@@ -44,7 +44,7 @@ def check_mask(mask: np.ndarray, size: tuple[int, int]) -> None:
 
 def as_hint(control_map: np.ndarray) -> Tensor:
     """(1, 3, h, w) in [0, 1]."""
-    return rearrange(torch.tensor(control_map), "h w c -> 1 c h w").float() / 255
+    return rearrange(torch.from_numpy(control_map.copy()), "h w c -> 1 c h w").float() / 255
 
 
 def as_pixels(image: np.ndarray) -> Tensor:

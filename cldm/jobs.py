@@ -7,10 +7,13 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from annotator.images import SUFFIXES, caption_of, check_apart, images_in
+from annotator.manifest import DETECTOR_FILES
+from annotator.util import find_checkpoint
+from cldm.apps import Demo
 from cldm.further import SHARE, Further
 from cldm.out_of_memory import lack_of_memory_told
 from cldm.records import read_record
@@ -114,8 +117,8 @@ def run_jobs(
     """Do jobs, those of one control after the other; what a folder has already is kept.
 
     The images of a job are `<name>-<hash>.png`, with `-<index>` if there are several. The hash is of the picture, of
-    all that is asked for, and of names (see `telling_name`) and sizes of the files of weights; so another wish has
-    another name.
+    all that is asked for, and of names (see `telling_name`) and sizes of the files of weights, a detector's if one is
+    given; so another wish has another name.
 
     Args:
         jobs: What to do.
@@ -208,6 +211,7 @@ def _paths(out: Path, job: Job, values: Mapping[str, Any], runner: Runner) -> li
     if runner.further:
         asked["also"] = [_asked_beside(each) for each in runner.further]
     files = [_named(path) for path in (runner.files().config, *runner.files().checkpoints)]
+    files += _named_detector(runner.demo, runner.machine.detector, values["is_map"])
     text = json.dumps([job.control, asked, files], sort_keys=True)
     stem = f"{job.name}-{hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]}"
     count = values["images"]
@@ -223,7 +227,15 @@ def _with_contents(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _asked_beside(further: Further) -> list[Any]:
-    return [further.demo.name, _with_contents(further.values), *_named(further.file())]
+    detector = _named_detector(further.demo, further.detector, further.values.get("is_map", False))
+    return [further.demo.name, _with_contents(further.values), *_named(further.file()), *detector]
+
+
+def _named_detector(demo: Demo, given: str | None, is_map: bool) -> list[tuple[str, int]]:
+    """The weights of a detector that are asked for by name."""
+    if not (demo.weights and given) or is_map:
+        return []
+    return [_named(find_checkpoint(DETECTOR_FILES[demo.weights].file, given))]
 
 
 def _named(file: Path) -> tuple[str, int]:
@@ -261,7 +273,7 @@ def _from_line(file: Path, number: int, line: bytes, control: str | None, values
     control, name = own.pop("control", control), own.pop("name", image.stem)
     if not isinstance(control, str):
         return Problem(source, 'expected a "control", here or for all')
-    if not isinstance(name, str) or not re.search(r"\w", name) or PurePosixPath(name).is_absolute() or ".." in name:
+    if not isinstance(name, str) or not re.search(r"\w", name) or Path(name).anchor or ".." in name:
         return Problem(source, f'expected a "name" that is a relative path without "..", got {name!r}')
     job = _from_image(image, name, control, {**values, **own})
     return job._replace(source=source) if isinstance(job, Problem) else Job(source, name, control, job.values)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import clear_frames
 
 ASK_FOR_LESS = "ask for fewer images or a lower resolution"
 
@@ -23,4 +24,5 @@ def lack_of_memory_told(advice: str = ASK_FOR_LESS) -> Iterator[None]:
 
         if not is_lack_of_memory(error):
             raise
+        clear_frames(error.__traceback__)  # of tensors, which they would hold for as long as the error is held
         raise MemoryError(f"out of memory: {advice}") from error

@@ -67,8 +67,22 @@ def test_a_folder_is_done_gone_on_with_and_made_again_from_metadata_alone(run, t
     for image in images:
         assert (tmp_path / "again" / image.name).read_bytes() == image.read_bytes()
         assert f"again/{image.name}: the same bytes as {image}" in said.out
-    assert run("--again", str(images[0]), "--out", "again", flags=[]) == 1
-    assert "exists and is not overwritten" in capsys.readouterr().err
+    (tmp_path / "again" / images[1].name).unlink()
+    assert run("--again", *map(str, images), "--out", "again", flags=[]) == 0
+    said = capsys.readouterr()
+    assert f"again/{images[0].name}: kept, it is there already" in said.out
+    assert f"again/{images[1].name}: the same bytes as {images[1]}" in said.out
+
+
+def test_again_computes_nothing_for_a_name_that_is_taken(run, tmp_path, monkeypatch, capsys):
+    assert run("in", "--control", "canny", "--out", "out", "steps=1", "seed=4") == 0
+    one, other = sorted((tmp_path / "out").iterdir())
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / one.name).write_bytes(other.read_bytes())
+    monkeypatch.setattr(Again, "make", lambda *_: pytest.fail("made"))
+    for folder in ("again", "out"):
+        assert run("--again", str(one), "--out", folder, flags=[]) == 1
+        assert "exists and is not overwritten" in capsys.readouterr().err
 
 
 def test_lines_of_jobs_and_a_malformed_one(run, tmp_path, capsys):

@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from annotator.util import HWC3
 from cldm.apps import Drawing
 from cldm.demo.serving import message
 from cldm.demo.streaming import stream
@@ -112,11 +113,14 @@ class Listeners:
 
 
 def _start(editor: Any, sent: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Of an image with strokes on it, the image and where it is painted."""
+    """Of an image with strokes on it, the image and where it is painted.
+
+    An editor that was painted on and has no image sends white paper in its place.
+    """
     drawing = _drawing(editor, sent)
     strokes = drawing.strokes()
     painted = strokes is not None and (strokes > 127).any()
-    if drawing.background is None:
+    if drawing.background is None or (HWC3(drawing.background) == 255).all():
         if painted:
             raise ValueError("expected an image to start from under what is painted: upload one, or clear the strokes")
         return {}

@@ -49,3 +49,4 @@ async def stream(work: Callable[[Callable[[Any], None]], Any]) -> AsyncGenerator
         yield worker.result()
     finally:
         stopped.set()
+        del worker  # its error has this frame in its traceback, and with it all tensors where memory ran out

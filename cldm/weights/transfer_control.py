@@ -39,7 +39,7 @@ def transfer_control(
 
     Args:
         base: The Stable Diffusion that the ControlNet was trained on.
-        controlled: This with the ControlNet, or the ControlNet alone in any known shape.
+        controlled: This with the ControlNet, or the ControlNet in any known shape, alone or with a tuned decoder.
         new_base: The Stable Diffusion to control.
         blueprint: Of the ControlLDM.
         half: Whether to make float16 of the weights as they are computed, the noise schedule excepted.
@@ -48,7 +48,7 @@ def transfer_control(
         ValueError: If a file is of another version, or lacks something.
     """
     old, new = (_base_part(weights, blueprint) for weights in (base, new_base))
-    is_whole = any(name.startswith(UNET) for name in controlled)
+    is_whole = any(name.startswith(f"{UNET}input_blocks.") for name in controlled)
     whole = merge(controlled, None, blueprint) if is_whole else merge(old, controlled, blueprint)
     weights, counts = {}, {"copied": 0, "moved": 0, "kept": 0}
     for name, tensor in with_position_ids({**blueprint.schedule, **whole}).items():

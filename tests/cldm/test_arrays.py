@@ -15,6 +15,10 @@ def test_an_image_survives_the_way_to_pixels_and_back():
     assert as_image(torch.full((3, 1, 1), 3.0)).tolist() == [[[255, 255, 255]]]
 
 
+def test_reversed_channels_are_read_as_they_stand():
+    assert np.array_equal(as_image(as_pixels(IMAGE[..., ::-1])[0]), IMAGE[..., ::-1])
+
+
 def test_a_latent_is_repainted_if_any_of_its_pixels_is():
     mask = np.zeros((64, 128), np.uint8)
     mask[7, 16] = mask[63, 127] = 255

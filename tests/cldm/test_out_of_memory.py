@@ -1,5 +1,7 @@
 """Lack of memory as one error, whatever the device says."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -24,3 +26,17 @@ def test_other_errors_pass_as_they_are(other):
     with pytest.raises(type(other)) as raised, lack_of_memory_told():
         raise other
     assert raised.value is other
+
+
+def test_what_the_failed_work_held_is_free_while_the_error_is_still_looked_at():
+    held = []
+
+    def work():
+        activations = torch.zeros(3)
+        held.append(weakref.ref(activations))
+        raise RuntimeError("CUDA error: out of memory")
+
+    with pytest.raises(MemoryError) as error, lack_of_memory_told():
+        work()
+    assert isinstance(error.value.__cause__, RuntimeError)
+    assert held[0]() is None

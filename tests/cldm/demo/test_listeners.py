@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cldm.apps import Demo
+from cldm.apps import Demo, Drawing
 from cldm.demo import build
 from cldm.demo.listeners import Listeners
 from cldm.records import ControlMap, Record, png_of, save_png
@@ -143,8 +143,13 @@ def test_an_image_to_start_from_and_where_it_is_painted(listeners, tmp_path, mon
     assert (painted["denoise"], painted["mask_border"]) == (0.6, 4)
     assert "mask" not in whole
     assert not {"init_image", "mask", "denoise", "mask_border"} & {*cleared, *none}
-    with pytest.raises(gr.Error, match="expected an image to start from under what is painted"):
-        listeners.preview(init_image={"background": None, "layers": [strokes], "composite": None})
+    Image.fromarray(Drawing.blank(64, 48)).save(tmp_path / "paper.png")
+    paper = {"path": str(tmp_path / "paper.png")}  # what an editor sends without an image once it was painted on
+    for nothing in (None, paper):
+        with pytest.raises(gr.Error, match="expected an image to start from under what is painted"):
+            listeners.preview(init_image={"background": nothing, "layers": [strokes], "composite": None})
+    listeners.preview(init_image={"background": paper, "layers": [], "composite": None}, **settings)
+    assert "init_image" not in taken[-1]
 
 
 def saved(folder: Path, **changes) -> Path:

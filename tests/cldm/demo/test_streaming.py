@@ -1,8 +1,10 @@
 """Work in a thread as a stream, and what happens when nobody listens any more."""
 
 import asyncio
+import gc
 import threading
-from contextlib import aclosing
+import weakref
+from contextlib import aclosing, suppress
 
 import pytest
 
@@ -88,3 +90,26 @@ def test_work_ends_when_nobody_listens(how):
 
     asyncio.run(main())
     assert len(outcome) == 1
+
+
+def test_what_failed_work_held_is_free_when_its_error_is_told():
+    class Tensors:
+        pass
+
+    held = []
+
+    def work(tell):
+        tensors = Tensors()
+        held.append(weakref.ref(tensors))
+        raise MemoryError
+
+    async def main():
+        with suppress(MemoryError):
+            await collected(work)
+        return held[0]()
+
+    gc.disable()  # frames in a circle would wait for it
+    try:
+        assert asyncio.run(main()) is None
+    finally:
+        gc.enable()

@@ -58,6 +58,16 @@ def test_a_controlnet_alone_is_moved_like_the_whole_file(old, controlled, new, p
     assert all(torch.equal(alone[name], whole[name]) for name in whole)
 
 
+def test_a_controlnet_with_its_tuned_decoder_is_moved_with_it(old, controlled, new, plan):
+    decoder = (f"{UNET}output_blocks.", f"{UNET}out.")
+    tuned = HandedOver({n: t for n, t in controlled.items() if n.startswith((CONTROL, *decoder))}, "tuned.safetensors")
+    whole = HandedOver({**old, **tuned}, "whole.ckpt")
+    made, expected = (transfer_control(old, given, new, plan).weights for given in (tuned, whole))
+    assert made.keys() == expected.keys()
+    assert all(torch.equal(made[name], expected[name]) for name in expected)
+    assert not torch.equal(made[f"{UNET}out.2.weight"], new[f"{UNET}out.2.weight"])
+
+
 def test_half_is_made_after_the_sum_and_leaves_the_schedule(old, controlled, new, plan):
     whole = transfer_control(old, controlled, new, plan).weights
     half = transfer_control(old, controlled, new, plan, half=True).weights
