@@ -7,11 +7,11 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-import torch
 
 from annotator.catalogue import CATALOGUE, Detector, Entry, Option
 from annotator.util import HWC3, resize_image
 from cldm.demo import add_serving_flags, message, new_page, serve
+from cldm.out_of_memory import lack_of_memory_told
 from cldm.runner import read_upload
 
 TITLE = "Detectors of control maps"
@@ -106,10 +106,9 @@ def _listener(detectors: Detectors, name: str) -> Callable[..., Any]:
         """Make the maps of an image."""
         image = values.pop("image", None) or {}
         try:
-            maps = detectors.run(name, image.get("path"), **values)
-        except torch.OutOfMemoryError as error:
-            raise message("out of memory: choose a lower resolution") from error
-        except (ValueError, OSError) as error:
+            with lack_of_memory_told("choose a lower resolution"):
+                maps = detectors.run(name, image.get("path"), **values)
+        except (ValueError, OSError, MemoryError) as error:
             raise message(str(error)) from error
         return maps[0] if len(maps) == 1 else maps
 

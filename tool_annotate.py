@@ -1,4 +1,4 @@
-"""Make a map of every image in a folder, on all cores.
+"""Make a map of every image in a folder, on all cores or on a GPU.
 
 python tool_annotate.py photos --detector canny --out maps
 python tool_annotate.py photos --detector midas --map normal --out normals
@@ -12,9 +12,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from annotator.catalogue import CATALOGUE, Option
-from annotator.folder import PROMPTS_FILE, Detect, Settings, annotate_folder
+import numpy as np
+import torch
 
+from annotator.catalogue import CATALOGUE, Entry, Option
+from annotator.folder import PROMPTS_FILE, Detect, Settings, annotate_folder
+from annotator.util import choose_device
+from cldm.out_of_memory import lack_of_memory_told
+
+LESS_MEMORY = "--workers 1 needs the least, and a --resolution such as 512 less"
 _TRAINING_RESOLUTION = 512
 
 
@@ -26,9 +32,15 @@ def main() -> None:
 
         def detect() -> Detect:
             detector = entry.build(given.checkpoints, given.device)
-            return lambda image: entry.detect(detector, image, settings.options)[settings.map]
 
-        report = annotate_folder(given.folder, given.out, detect, settings, given.workers)
+            def one(image: np.ndarray) -> np.ndarray:
+                with lack_of_memory_told(LESS_MEMORY):
+                    return entry.detect(detector, image, settings.options)[settings.map]
+
+            return one
+
+        workers = given.workers or _workers(entry, given.device)
+        report = annotate_folder(given.folder, given.out, detect, settings, workers)
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt:
@@ -38,6 +50,12 @@ def main() -> None:
     rows = f", {report.rows} rows in {PROMPTS_FILE}" if settings.training_set else ""
     print(f"{given.out}: {report.made} maps made, {report.kept} kept{rows}, problems: {len(report.problems)}")
     sys.exit(1 if report.problems else 0)
+
+
+def _workers(entry: Entry, device: str) -> int:
+    """One where a network is on an accelerator, whose memory is for one image's activations; else torch's threads."""
+    on_accelerator = entry.weights and choose_device(device).type != "cpu"
+    return 1 if on_accelerator else torch.get_num_threads()
 
 
 def _settings(given: argparse.Namespace) -> Settings:
@@ -91,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoints", type=Path, metavar="FOLDER", help="by default annotator/ckpts")
     parser.add_argument("--device", default="auto", help="auto (the default), cpu, cuda, cuda:N or mps")
     parser.add_argument(
-        "--workers", type=int, help="images at a time, by default one for each core; fewer need less memory"
+        "--workers",
+        type=int,
+        help="images at a time, by default one on a GPU and one for each core without; fewer need less memory",
     )
     for name, entry in CATALOGUE.items():
         group = parser.add_argument_group(f"options of {name}") if entry.options else None

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from annotator.download import DownloadError, download
+from annotator.download import download
 from annotator.manifest import DETECTOR_FILES, FILES, MODEL_FILES
 
 ROOT = Path(__file__).resolve().parent
@@ -32,7 +32,7 @@ def main() -> None:
         folder = given.to or ROOT / entry.folder
         try:
             print(f"{name}: {download(entry, folder, given.replace)}", flush=True)
-        except (DownloadError, FileExistsError) as error:
+        except OSError as error:
             failed += 1
             print(f"error: {name}: {error}", file=sys.stderr, flush=True)
         except KeyboardInterrupt:

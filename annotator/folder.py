@@ -94,7 +94,7 @@ def annotate_folder(
         detect: Makes what turns an RGB image into a map; called if there is work to do. It is used by several threads
             at once.
         settings: Which maps.
-        workers: Threads, each with one image at a time; by default one for each core.
+        workers: Threads, each with one image at a time; by default as many as torch has.
 
     Raises:
         FileNotFoundError: If the folder is not there or has no images.
@@ -110,7 +110,7 @@ def annotate_folder(
         ready = detect()
         out.mkdir(parents=True, exist_ok=True)
         _write_whole(out / SETTINGS_FILE, json.dumps(asdict(settings)) + "\n")
-        problems += _make_all(images, out, waiting, ready, settings, workers or os.cpu_count() or 1)
+        problems += _make_all(images, out, waiting, ready, settings, workers or torch.get_num_threads())
     failed = {problem.image for problem in problems}
     rows = 0
     if settings.training_set:
@@ -161,7 +161,7 @@ def _make_all(
         try:
             image = _fitted(HWC3(read_image(images / name)), settings)
             results = [detect(image), image]
-        except ValueError as error:
+        except (ValueError, MemoryError) as error:
             return Problem(name, str(error))
         for path, pixels in zip(_files(out, target, settings), results, strict=False):
             write_png(pixels, path)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from annotator.canny import CannyDetector
 from annotator.catalogue import CATALOGUE
 from annotator.mlsd import MLSDdetector
 from annotator.util import HWC3, resize_image
+from gradio_annotator import Detectors, _listener
 from parity import filled_state_dict, published_names
 from serving import Served, fill_in, opened, served
 
@@ -144,3 +146,14 @@ def test_a_strip_is_refused(client, tmp_path):
     Image.fromarray(np.zeros((10, 2000, 3), np.uint8)).save(tmp_path / "strip.png")
     with pytest.raises(AppError, match="an image of 2000 x 10 pixels is too long and narrow for the resolution 512"):
         client.predict(image=handle_file(tmp_path / "strip.png"), api_name="/canny")
+
+
+def test_lack_of_memory_is_a_message_on_cpus_too(monkeypatch):
+    detectors = Detectors(None, "cpu")
+
+    def lacking(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(detectors, "run", lacking)
+    with pytest.raises(gr.Error, match="out of memory: choose a lower resolution"):
+        _listener(detectors, "canny")(image={"path": str(STAR)})

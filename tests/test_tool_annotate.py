@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from annotator.canny import CannyDetector
+from annotator.catalogue import CATALOGUE
 from annotator.hed import HEDdetector
 from parity import filled_state_dict, published_names
-from tool_annotate import main
+from tool_annotate import _workers, main
 from tutorial_dataset import MyDataset
 
 Run = Callable[..., int]
@@ -49,6 +51,29 @@ def test_the_result_is_a_training_set(run, tmp_path, capsys):
     assert [item["txt"] for item in dataset] == ["an orange square", "an orange twin"]
     assert dataset[0]["hint"].shape == dataset[0]["jpg"].shape == (128, 128, 3)
     assert set(np.unique(dataset[0]["hint"])) == {0, 1}
+
+
+def test_a_gpu_works_on_one_image_at_a_time_unless_told_otherwise(monkeypatch):
+    monkeypatch.setattr("tool_annotate.choose_device", torch.device)
+    assert _workers(CATALOGUE["hed"], "cuda") == 1
+    assert _workers(CATALOGUE["hed"], "cpu") == _workers(CATALOGUE["canny"], "cuda") == torch.get_num_threads()
+
+
+def test_an_image_too_large_for_the_memory_is_listed_and_the_others_made(run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "in" / "small.png").write_bytes((tmp_path / "in" / "twin.png").read_bytes())
+    detect = CannyDetector.__call__
+    images = iter(range(9))
+
+    def lacking(self, *arguments, **options):
+        if next(images) == 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return detect(self, *arguments, **options)
+
+    monkeypatch.setattr(CannyDetector, "__call__", lacking)
+    assert run("--detector", "canny", "--out", "maps", "--workers", "1") == 1
+    told = capsys.readouterr()
+    assert "out of memory: --workers 1 needs the least" in told.err
+    assert "maps: 2 maps made, 0 kept, problems: 1" in told.out
 
 
 def test_a_detector_with_weights_and_a_broken_image(run, tmp_path, capsys):

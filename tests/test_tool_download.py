@@ -67,6 +67,15 @@ def test_one_that_fails_is_said_and_the_others_go_on(run, hub, tmp_path):
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["mlsd_tiny_512_fp32.pth"]
 
 
+def test_a_folder_that_cannot_be_made_is_one_message_a_file(run, tmp_path):
+    (tmp_path / "file").touch()
+    done = run("hed", "mlsd_tiny", "--to", "file/here")
+    assert done.returncode == 1
+    assert done.stderr.count("error: ") == 2
+    assert "2 of 2 not downloaded" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_names_are_checked_and_listed(run, hub):
     wrong = run("fog")
     assert wrong.returncode == 2
