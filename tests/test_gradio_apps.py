@@ -1,4 +1,4 @@
-"""Each app as it starts in a fresh clone: its example in a real browser, and used by a program.
+"""Each app as it starts in a fresh clone: in a real browser (its example, cancelled and run), and by a program.
 
 Canny has a file of its own.
 """
@@ -49,9 +49,16 @@ def app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Demo, 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("app", ["hough", *SLOW], indirect=True)
-def test_the_example_in_the_browser_and_the_app_by_a_program(app, browser):
+def test_the_app_in_the_browser_and_by_a_program(app, browser, tmp_path):
     demo, running = app
-    run_the_example(demo, running, browser)
+    with opened(running, browser) as page:
+        see_what_it_runs_on(demo, page)
+        choose_the_example(demo, page)
+        page.get_by_text("Advanced options").click()
+        cancel_a_run(page)
+        run_with_seed_1(page)
+    with opened(running, browser) as page:
+        upload_no_picture(demo, page, tmp_path / "broken.png")
     client = Client(running.url, verbose=False)
     if not demo.canvas:
         run_by_a_program(demo, client)
@@ -62,25 +69,51 @@ def test_the_example_in_the_browser_and_the_app_by_a_program(app, browser):
             client.predict(image=handle_file(STAR), api_name="/preview_map")
 
 
-def run_the_example(demo: Demo, running: Served, browser: Any) -> None:
-    with opened(running, browser) as page:
-        page.get_by_text("Running on the bundled miniature").wait_for()
-        page.get_by_text(f"control_sd15_{demo.control}").first.wait_for()
-        missing = demo.weights and demo.weights not in RANDOM
-        assert page.get_by_text("Control maps only").count() == (1 if missing else 0)
-        page.locator("tr.tr-body").first.click()
-        page.get_by_role("checkbox", name="The input is already a control map").and_(
-            page.locator(":checked")
-        ).wait_for()
-        if demo.canvas:
-            page.wait_for_timeout(6000)  # until the canvas sends what it shows
-        else:
-            page.get_by_test_id("image").locator("img").first.wait_for()
-        page.get_by_text("Advanced options").click()
-        fill_in(page, {"number input for Steps": "3", "Seed": "1"})
+def see_what_it_runs_on(demo: Demo, page: Any) -> None:
+    page.get_by_text("Running on the bundled miniature").wait_for()
+    page.get_by_text(f"control_sd15_{demo.control}").first.wait_for()
+    missing = demo.weights and demo.weights not in RANDOM
+    assert page.get_by_text("Control maps only").count() == (1 if missing else 0)
+
+
+def choose_the_example(demo: Demo, page: Any) -> None:
+    page.locator("tr.tr-body").first.click()
+    page.get_by_role("checkbox", name="The input is already a control map").and_(page.locator(":checked")).wait_for()
+    if demo.canvas:
+        page.wait_for_timeout(6000)  # until the canvas sends what it shows
+    else:
+        page.get_by_test_id("image").locator("img").first.wait_for()
+
+
+def cancel_a_run(page: Any) -> None:
+    """One so long that it cannot end by itself before."""
+    fill_in(page, {"number input for Steps": "100", "number input for Images": "12"})
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text(re.compile(r"Step \d+ of 100")).first.wait_for()
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_text("Cancelled").wait_for()
+
+
+def run_with_seed_1(page: Any) -> None:
+    fill_in(page, {"number input for Steps": "3", "number input for Images": "1", "Seed": "1"})
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text(re.compile(r"^seed 1$")).first.wait_for()
+    page.get_by_text("1 image in").wait_for()
+
+
+def upload_no_picture(demo: Demo, page: Any, file: Path) -> None:
+    """What is no picture is refused with a message: as the image, or with a canvas as the image to restore."""
+    file.write_bytes(b"this is no picture")
+    if demo.canvas:
+        page.get_by_text("Restore settings from an image").click()
+        saved = page.locator(".block").filter(has_text="Saved image").locator("input[type=file]")
+        saved.last.wait_for(state="attached")
+        page.wait_for_timeout(1000)  # the section may be mounted once more, see serving.fill_in
+        saved.last.set_input_files(file)
+    else:
+        page.set_input_files("input[type=file]", file)
         page.get_by_role("button", name="Run", exact=True).click()
-        page.get_by_text(re.compile(r"^seed 1$")).first.wait_for()
-        page.get_by_text("1 image in").wait_for()
+    page.get_by_text("cannot read broken.png as an image").first.wait_for()
 
 
 def run_by_a_program(demo: Demo, client: Client) -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import tiny
-from cldm.fill50k import make_fill50k
 from cldm.model import load_model
 from cldm.training import Settings
 from cldm.weights.reading import read_weights
+from training_runs import tiny_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 4
@@ -22,22 +21,7 @@ STEPS = 4
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory) -> Settings:
     folder = tmp_path_factory.mktemp("train")
-    config, weights = tiny.write_model(folder)
-    make_fill50k(folder / "data", count=8, size=64)
-    return Settings(
-        config=str(config),
-        resume_path=str(weights),
-        dataset=str(folder / "data"),
-        output=str(folder / "run"),
-        batch_size=2,
-        learning_rate=1e-3,
-        max_steps=STEPS,
-        logger_freq=2,
-        loss_freq=1,
-        save_freq=2,
-        image_steps=2,
-        device="cpu",
-    )
+    return tiny_settings(folder, samples=8, max_steps=STEPS, logger_freq=2, image_steps=2)
 
 
 def run(settings: Settings) -> Path:

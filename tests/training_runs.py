@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,11 @@ ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = 7  # with batches of 2, an epoch is 3 steps, and one sample is left out
 
 
-def tiny_settings(folder: Path) -> Settings:
-    """Settings of a short run, with its weights and its data in a folder."""
+def tiny_settings(folder: Path, samples: int = SAMPLES, **changes: Any) -> Settings:
+    """Settings of a short run, but for changes, with its weights and its data in a folder."""
     config, weights = tiny.write_model(folder)
-    make_fill50k(folder / "data", count=SAMPLES, size=64, workers=1)
-    return Settings(
+    make_fill50k(folder / "data", count=samples, size=64, workers=1)
+    settings = Settings(
         config=str(config),
         resume_path=str(weights),
         dataset=str(folder / "data"),
@@ -44,6 +45,7 @@ def tiny_settings(folder: Path) -> Settings:
         image_steps=1,
         device="cpu",
     )
+    return replace(settings, **changes)
 
 
 class Record(pl.Callback):

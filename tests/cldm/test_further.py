@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-import tiny
 from annotator.canny import CannyDetector
 from annotator.hed import HEDdetector
 from cldm.again import Again, Source
@@ -24,12 +23,6 @@ from cldm.weights.reading import read_weights
 
 DEMO = Demo("Canny", "canny", CannyDetector, (Slider("Low", 1, 255, 100), Slider("High", 1, 255, 200)))
 SETTINGS = {"prompt": "a bird", "steps": 4, "seed": 5, "resolution": 64}
-
-
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    config, checkpoint = tiny.write_model(tmp_path_factory.mktemp("model"))
-    return Machine((str(checkpoint),), str(config), "cpu")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-import tiny
 from annotator.canny import CannyDetector
 from annotator.hed import HEDdetector
 from cldm.apps import Demo, Slider
@@ -23,12 +22,6 @@ from cldm.starts import DENOISE
 
 DEMO = Demo("Canny", "canny", CannyDetector, (Slider("Low", 1, 255, 100), Slider("High", 1, 255, 200)))
 QUICK = {"steps": 1, "resolution": 64, "prompt": "a bird"}
-
-
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    config, checkpoint = tiny.write_model(tmp_path_factory.mktemp("model"))
-    return Machine((str(checkpoint),), str(config), "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -283,6 +276,17 @@ def test_impossible_values_of_a_line_are_listed(runner, folder, tmp_path):
     assert reasons[4] == "prompt must be a text, got None"
     assert "absent.png" in reasons[5]
     assert reasons[6].startswith("seed must be a whole number from -1 to 4294967295, got 1000")
+
+
+def test_results_of_another_detectors_weights_have_another_name(machine, folder, tmp_path):
+    demo = Demo("HED", "hed", lambda checkpoint, device: CannyDetector(), DEMO.options, weights="hed")
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.pth").write_text(name)
+        runner = Runner(demo, replace(machine, detector=str(tmp_path / f"{name}.pth")))
+        assert run(folder / "a.png", tmp_path / "out", runner, seed=1, **QUICK).made == 1
+        assert run(folder / "a.png", tmp_path / "out", runner, seed=1, **QUICK).kept == 1
+    assert run(folder / "a.png", tmp_path / "out", runner, seed=1, **QUICK, is_map=True).made == 1
+    assert run(folder / "a.png", tmp_path / "out", Runner(demo, machine), seed=1, **QUICK, is_map=True).kept == 1
 
 
 def test_a_missing_detector_or_app_is_said_once(machine, folder, tmp_path):

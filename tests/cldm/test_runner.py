@@ -22,12 +22,6 @@ DEMO = Demo("Canny", "canny", CannyDetector, (Slider("Low", 1, 255, 100), Slider
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    config, checkpoint = tiny.write_model(tmp_path_factory.mktemp("model"))
-    return Machine((str(checkpoint),), str(config), "cpu")
-
-
-@pytest.fixture(scope="module")
 def runner(machine: Machine) -> Runner:
     return Runner(DEMO, machine)
 
