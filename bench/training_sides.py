@@ -20,8 +20,8 @@ from cldm.model import create_model
 from cldm.training import Settings
 from cldm.training.cost import economise
 from ldm.deferred import HandedOver, known_buffers, shapes
-from ldm.models.diffusion.ddpm import INDEX, MOMENTS
-from ldm.models.diffusion.draws import Draws
+from ldm.models.diffusion.ddpm import MOMENTS
+from ldm.models.diffusion.draws import INDEX, Draws
 from ldm.modules.encoders.modules import END_TOKEN, VOCABULARY, tokenize
 from tests.diffusers_names import autoencoder_names, controlnet_names, copy_weights, unet_names
 

@@ -37,6 +37,9 @@ def hint_encoder(hint_channels: int, out_channels: int) -> TimestepEmbedSequenti
 class ControlNet(UNetEncoder):
     """A trainable copy of the U-Net's encoder that sees a control image.
 
+    With `global_average_pooling`, an attribute that `ControlLDM` sets, it says the same at every place: its outputs'
+    means, (b, c, 1, 1).
+
     Args:
         hint_channels: Of the control image.
         encoder: The arguments of `UNetEncoder`, the same as the U-Net's.
@@ -45,6 +48,7 @@ class ControlNet(UNetEncoder):
     def __init__(self, *, hint_channels: int, **encoder: Any):
         super().__init__(**encoder)
         self.hint_channels = hint_channels
+        self.global_average_pooling = False
         self.input_hint_block = hint_encoder(hint_channels, self.model_channels)
         self.zero_convs = nn.ModuleList(
             TimestepEmbedSequential(zeroed(nn.Conv2d(channels, channels, 1))) for channels in self.skip_channels
@@ -110,7 +114,8 @@ class ControlNet(UNetEncoder):
         emb = self.embed(timesteps, context)
         outputs = self.encode(x.to(self.dtype), emb, context, guided_hint)
         zero_convs = [*self.zero_convs, self.middle_block_out]
-        return [zero_conv(h, emb, context) for zero_conv, h in zip(zero_convs, outputs, strict=True)]
+        control = [zero_conv(h, emb, context) for zero_conv, h in zip(zero_convs, outputs, strict=True)]
+        return [c.mean(dim=(2, 3), keepdim=True) for c in control] if self.global_average_pooling else control
 
 
 class ControlledUnetModel(UNetModel):
@@ -165,6 +170,7 @@ class ControlLDM(LatentDiffusion):
         control_stage_config: Target and parameters of the ControlNet.
         control_key: Of a batch's control images.
         only_mid_control: Use the middle block's connection alone.
+        global_average_pooling: Average the ControlNet's outputs over all places, as ControlNet 1.1's "shuffle" does.
         latent_diffusion: The arguments of `LatentDiffusion`.
     """
 
@@ -173,10 +179,12 @@ class ControlLDM(LatentDiffusion):
         control_stage_config: Mapping[str, Any],
         control_key: str,
         only_mid_control: bool = False,
+        global_average_pooling: bool = False,
         **latent_diffusion: Any,
     ):
         super().__init__(**latent_diffusion)
         self.control_model = instantiate_from_config(control_stage_config)
+        self.control_model.global_average_pooling = global_average_pooling
         self.control_key = control_key
         self.only_mid_control = only_mid_control
         self.sd_locked = True
@@ -200,21 +208,28 @@ class ControlLDM(LatentDiffusion):
         """Write what older strict loaders ask for."""
         checkpoint["state_dict"] = with_position_ids(checkpoint["state_dict"])
 
-    def get_input(self, batch: Batch, draws: Draws | None = None) -> tuple[Tensor, dict[str, Any]]:
+    def get_input(
+        self, batch: Batch, k: str | None = None, bs: int | None = None, *, draws: Draws | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
         """Scaled latents and the condition of a batch, with the control images (b, H, W, c) in [0, 1]."""
-        z, cond = super().get_input(batch, draws)
-        hint = rearrange(batch[self.control_key], "b h w c -> b c h w").to(self.device)
+        z, cond = super().get_input(batch, k, bs, draws=draws)
+        hint = rearrange(batch[self.control_key][:bs], "b h w c -> b c h w").to(self.device)
         return z, {**cond, "c_concat": [hint.contiguous()]}
 
     def prepare_condition(self, cond: Mapping[str, Any]) -> dict[str, Any]:
-        """The same condition for many time steps: control images and prompts are encoded at the first one alone."""
+        """The same condition for many time steps: control images and prompts are encoded at the first one alone.
+
+        Where `apply_model` has been replaced, it gets the condition as it is, at every step.
+        """
+        if not self.broadcasts_latents:
+            return dict(cond)
         text_keys = KeysByNetwork(one_after_the_other(cond["c_crossattn"]))
         return {"c_crossattn": cond["c_crossattn"], "controls": self._controls(cond), "text_keys": text_keys}
 
     @property
     def broadcasts_latents(self) -> bool:
-        """Whether `apply_model` takes a condition of k rows for each latent; a subclass's own may not."""
-        return type(self).apply_model is ControlLDM.apply_model
+        """Whether `apply_model` takes a condition of k rows for each latent; one that replaces it may not."""
+        return getattr(self.apply_model, "__func__", None) is ControlLDM.apply_model
 
     def apply_model(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
         """The controlled U-Net's output.
@@ -228,8 +243,8 @@ class ControlLDM(LatentDiffusion):
                 whose outputs are summed. Or what `prepare_condition` made of it.
         """
         unet = self.model.diffusion_model
-        outputs = [c.outputs(x, t, context_of(cond, c.network)) for c in self._controls(cond) if c.acts_at(t)]
-        control = summed(outputs)
+        acting, usual = [c for c in self._controls(cond) if c.acts_at(t)], self.control_scales
+        control = summed([c.outputs(x, t, context_of(cond, c.network), usual) for c in acting])
         return unet(x, t, context_of(cond, unet), control=control, only_mid_control=self.only_mid_control)
 
     def _controls(self, cond: Mapping[str, Any]) -> Sequence[AppliedControl]:
@@ -237,9 +252,8 @@ class ControlLDM(LatentDiffusion):
             return cond["controls"]
         if not cond.get("c_concat"):
             return []
-        scales = cond.get("control_scales")
         hint = torch.cat(cond["c_concat"], dim=1)
-        return [AppliedControl(self.control_model, hint, self.control_scales if scales is None else scales)]
+        return [AppliedControl(self.control_model, hint, cond.get("control_scales"))]
 
     @torch.no_grad()
     def get_unconditional_conditioning(self, count: int) -> Tensor:
@@ -249,15 +263,21 @@ class ControlLDM(LatentDiffusion):
     def trained_parameters(self) -> list[nn.Parameter]:
         """The ControlNet's, and with `sd_locked` False the U-Net's decoder's; all others are locked in place.
 
-        With `only_mid_control`, the zero convolutions of the input blocks are locked: nothing depends on them.
+        Parts of the ControlNet that a script has locked (`requires_grad_(False)`) stay so. With `only_mid_control`, the
+        zero convolutions of the input blocks are locked: nothing depends on them.
+
+        Raises:
+            ValueError: If all of the ControlNet is locked.
         """
-        self.requires_grad_(False)
-        modules: list[nn.Module] = [self.control_model]
+        for name, module in self.named_children():
+            if name != "control_model":
+                module.requires_grad_(False)
         if not self.sd_locked:
-            modules += [self.model.diffusion_model.output_blocks, self.model.diffusion_model.out]
-        for module in modules:
-            module.requires_grad_(True)
+            for module in (self.model.diffusion_model.output_blocks, self.model.diffusion_model.out):
+                module.requires_grad_(True)
         self.control_model.zero_convs.requires_grad_(not self.only_mid_control)
+        if not any(p.requires_grad for p in self.control_model.parameters()):
+            raise ValueError("all of control_model is locked; nothing would be trained: control_model.requires_grad_()")
         return [p for p in self.parameters() if p.requires_grad]
 
     def recompute_activations(self, recompute: bool) -> None:
@@ -292,8 +312,7 @@ class ControlLDM(LatentDiffusion):
             "reconstruction", "samples_cfg_scale_..." (n, 3, H, W) in [-1, 1], "control" (n, c, H, W) likewise,
             and "conditioning", the prompts.
         """
-        few = {key: values[:N] for key, values in batch.items()}
-        z, cond = self.get_input(few)
+        z, cond = self.get_input(batch, bs=N)
         uncond = {**cond, "c_crossattn": [self.get_unconditional_conditioning(len(z))]}
         scale = unconditional_guidance_scale
         samples, _ = self.sample_log(
@@ -307,7 +326,7 @@ class ControlLDM(LatentDiffusion):
         return {
             "reconstruction": self.decode_first_stage(z),
             "control": cond["c_concat"][0] * 2 - 1,
-            "conditioning": list(few[self.cond_stage_key]),
+            "conditioning": list(batch[self.cond_stage_key])[:N],
             f"samples_cfg_scale_{scale:.2f}": self.decode_first_stage(samples),
         }
 

@@ -18,13 +18,13 @@ class AppliedControl:
     Attributes:
         network: The `ControlNet`.
         hint: (1 or b, c, H, W) in [0, 1].
-        scales: Weight of each connection.
+        scales: Weight of each connection; None for those of the model that it is applied in.
         timesteps: Lowest and highest time step at which it acts; None for all.
     """
 
     network: nn.Module
     hint: Tensor
-    scales: Sequence[float]
+    scales: Sequence[float] | None
     timesteps: tuple[int, int] | None = None
 
     @cached_property
@@ -39,16 +39,23 @@ class AppliedControl:
         lowest, highest = self.timesteps
         return lowest <= int(t[0]) <= highest
 
-    def outputs(self, x: Tensor, t: Tensor, context: Context) -> list[Tensor]:
+    def outputs(self, x: Tensor, t: Tensor, context: Context, usual: Sequence[float] = ()) -> list[Tensor]:
         """What is to be added to the U-Net's connections at a latent (b, c, h, w); see `ControlNet.forward`.
+
+        Args:
+            x: The latent.
+            t: Time steps, (b,).
+            context: See `ControlNet.forward`.
+            usual: The model's `control_scales`, where it has no `scales` of its own.
 
         Raises:
             ValueError: If there are more or fewer weights than connections.
         """
-        control = self.network(x, None, t, context, self.features)
-        if len(self.scales) != len(control):
-            raise ValueError(f"control_scales must have {len(control)} weights, got {len(self.scales)}")
-        return [c if scale == 1.0 else c * scale for c, scale in zip(control, self.scales, strict=True)]
+        control = self.network(x, None, t, context, guided_hint=self.features)
+        scales = usual if self.scales is None else self.scales
+        if len(scales) != len(control):
+            raise ValueError(f"control_scales must have {len(control)} weights, got {len(scales)}")
+        return [c if scale == 1.0 else c * scale for c, scale in zip(control, scales, strict=True)]
 
 
 class KeysByNetwork(dict[nn.Module, TextKeys]):

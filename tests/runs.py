@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 import tiny
 from cldm.cldm import ControlLDM
 from cldm.shapes import sample_scene
+from ldm.models.diffusion.draws import INDEX
 
 SIZE = 64
 
@@ -44,7 +45,7 @@ def items(count: int) -> list[dict[str, Any]]:
             "jpg": scene.image(SIZE).astype(np.float32) / 127.5 - 1,
             "hint": scene.outline(SIZE).astype(np.float32) / 255,
             "txt": scene.prompt,
-            "index": index,
+            INDEX: index,
         }
         for index, scene in enumerate(scenes)
     ]

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from cldm.data import Framing
 from cldm.data.make_shards import make_shards
 from cldm.fill50k import make_fill50k
+from ldm.models.diffusion.draws import INDEX
 from tutorial_dataset import MyDataset, main, open_dataset
 
 ROOT = Path(__file__).parents[1]
@@ -154,7 +155,7 @@ def test_items_of_shards_are_those_of_the_folder(folder, tmp_path):
     rows, read = MyDataset(folder), open_dataset(shards)
     assert len(read) == len(rows) == 6
     for item in read.read(0, range(6)):
-        expected = rows[item["index"]]
+        expected = rows[item[INDEX]]
         assert np.array_equal(item["jpg"], expected["jpg"])
         assert np.array_equal(item["hint"], expected["hint"])
         assert item["txt"] == expected["txt"]

@@ -19,6 +19,7 @@ import torch
 import tiny
 from cldm.fill50k import make_fill50k
 from cldm.training import Settings, from_command_line
+from ldm.models.diffusion.draws import INDEX
 from tutorial_train import train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,7 +66,7 @@ class Record(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step + 1
-        self.seen.append((step, trainer.current_epoch, batch["index"].tolist()))
+        self.seen.append((step, trainer.current_epoch, batch[INDEX].tolist()))
         self.drawn[step] = torch.rand(()).item()
         if step == self.at:
             self.act()

@@ -7,7 +7,7 @@ import numpy as np
 from torch.utils.data import default_collate
 
 from cldm.data.errors import DataError
-from ldm.models.diffusion.ddpm import INDEX
+from ldm.models.diffusion.draws import INDEX
 
 
 def collate(samples: Sequence[dict[str, Any]], name_of: Callable[[int], str] = "sample {}".format) -> dict[str, Any]:

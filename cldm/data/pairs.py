@@ -9,6 +9,7 @@ import numpy as np
 from cldm.data.errors import DataError
 from cldm.data.framing import Framing, Placement, Size
 from cldm.data.images import File, check_hint, check_image, image_size, is_array, read_hint, read_image
+from ldm.models.diffusion.draws import INDEX
 
 AS_THEY_ARE = Framing()
 _RGB = 3
@@ -105,7 +106,7 @@ def unit_range(hint: np.ndarray) -> np.ndarray:
 
 
 class Indexed:
-    """A dataset whose items say their place in it as `index`, by which the trained model draws noise and the like.
+    """A dataset whose items say their place in it, as `sample_index`, by which the model draws noise and the like.
 
     Args:
         dataset: Of torch's kind, with a length; its items are dictionaries.
@@ -118,7 +119,7 @@ class Indexed:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self.dataset[index], "index": index}
+        return {**self.dataset[index], INDEX: index}
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import numpy as np
 from cldm.data.order import Order, Piece, Shuffle
 from cldm.data.shards import Shards, ShardSample, as_sample, find_shards
 from cldm.data.watch import Board
+from ldm.models.diffusion.draws import INDEX
 
 DEFAULT_SHUFFLE = Shuffle()
 
@@ -16,7 +17,7 @@ DEFAULT_SHUFFLE = Shuffle()
 class ShardedDataset:
     """Items of shards, by their positions in an epoch's order.
 
-    Each item has its `index`, which is its number in the whole dataset, whatever the order.
+    Each item has its `sample_index`, which is its number in the whole dataset, whatever the order.
 
     Attributes that a reading process sets: `board`, where it is noted which sample is read.
 
@@ -69,7 +70,7 @@ class ShardedDataset:
                 lanes[lane] = _Lane(self.shards, order, lane, rows, self._note)
             index, sample = lanes[lane].take(row)
             self._note(index)
-            item = {**self.load(sample), "index": index}
+            item = {**self.load(sample), INDEX: index}
             if self.board:
                 self.board.end()
             yield item

@@ -105,7 +105,7 @@ def names_of(dataset: Any) -> Callable[[int], str]:
 
 
 def names_by_index(dataset: Any) -> Callable[[int], str]:
-    """As `names_of`, but by the `index` in a dataset's items, which is their place below any `Subset`."""
+    """As `names_of`, but by the `sample_index` in a dataset's items, which is their place below any `Subset`."""
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     return names_of(dataset)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cldm.optimization.in_backward import InBackward
 from cldm.training.processes import least_of_all_processes, of_all_processes
-from ldm.models.diffusion.ddpm import INDEX
+from ldm.models.diffusion.draws import INDEX
 
 
 class _Seen(NamedTuple):

@@ -30,7 +30,7 @@ class Stream(Protocol):
         """Samples in an epoch."""
 
     def read(self, epoch: int, positions: Iterable[int]) -> Iterator[dict[str, Any]]:
-        """Items at these positions in the order of an epoch; each with `index`, a number of its own."""
+        """Items at these positions in the order of an epoch; each with `sample_index`, a number of its own."""
 
 
 class TrainingData(pl.LightningDataModule):
@@ -39,7 +39,7 @@ class TrainingData(pl.LightningDataModule):
     The place goes into the training state. Each sample is seen once an epoch, up to the last incomplete global batch.
 
     Args:
-        dataset: Of torch's kind, its items with `index`, as `cldm.data.Indexed` adds it; or a `Stream`.
+        dataset: Of torch's kind, its items with `sample_index`, as `cldm.data.Indexed` adds it; or a `Stream`.
         batch_size: Samples a step in each process.
         seed: Of the order.
         num_workers: Reading processes of each training process; 0 reads in the training process itself.

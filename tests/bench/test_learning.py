@@ -47,7 +47,7 @@ def test_both_sides_have_the_same_loss_and_give_the_judge_the_same_weights():
 
     draws, prompts = Draws(0, 0, [0, 1]), ["red circle with navy background", ""]
     image, hint = torch.rand(2, 128, 128, 3) * 2 - 1, torch.rand(2, 128, 128, 3).round()
-    z, cond = model.get_input({"jpg": image, "txt": prompts, "hint": hint}, draws)
+    z, cond = model.get_input({"jpg": image, "txt": prompts, "hint": hint}, draws=draws)
     own = model.p_losses(z, cond, draws.timesteps(model.num_timesteps), draws.noise(z))
     torch.testing.assert_close(networks.loss(image, hint, prompts, draws), own, rtol=1e-4, atol=0)
     other = networks.loss(image, hint, prompts, Draws(1, 0, [0, 1]))

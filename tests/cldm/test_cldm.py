@@ -1,5 +1,7 @@
 """ControlNet, ControlledUnetModel and ControlLDM against golden outputs, published names and diffusers."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -85,10 +87,13 @@ def test_ldm_schedule_loss_and_sampling_are_the_golden_ones(parameterization):
 
 
 class OwnApplication(ControlLDM):
-    """As users' subclasses, which know nothing of latents that stand for several conditions."""
+    """As users' subclasses, which know conditions as they are made, and no latents that stand for several."""
 
-    def apply_model(self, x, t, cond):
-        return super().apply_model(x, t, cond)
+    def apply_model(self, x_noisy, t, cond, *args, **kwargs):
+        text, hint = torch.cat(cond["c_crossattn"], 1), torch.cat(cond["c_concat"], 1)
+        assert len(x_noisy) == len(text) == len(hint)
+        control = self.control_model(x=x_noisy, hint=hint, timesteps=t, context=text)
+        return self.model.diffusion_model(x_noisy, t, text, control)
 
 
 @pytest.mark.parametrize(("kind", "rows"), [(ControlLDM, 2), (OwnApplication, 4)])
@@ -111,7 +116,77 @@ def test_hint_is_encoded_once_per_generation_and_guidance_takes_one_pass(kind, r
         unconditional_conditioning={**cond, "c_crossattn": [g["uctx"]]},
     )
     assert calls["unet"] == [rows] * 3
-    assert calls["hint"] <= 2, "once for each of the two conditions at most, never once a step"
+    assert calls["hint"] == (1 if kind is ControlLDM else 3), "once, unless a script does it itself"
+
+
+def sampled(model: ControlLDM, **how):
+    g = tensors("tiny15_ldm_eps")
+    cond = {"c_crossattn": [g["ctx"]], "c_concat": [g["hint"]]}
+    uncond = {"c_crossattn": [g["uctx"]], "c_concat": [g["hint"]]}
+    size = (len(g["xT"]), g["xT"].shape[1:])
+    guidance = {"unconditional_guidance_scale": 7.5, "unconditional_conditioning": uncond}
+    return DDIMSampler(model).sample(3, *size, cond, verbose=False, x_T=g["xT"], **guidance, **how)[0]
+
+
+def test_an_apply_model_of_ones_own_samples_the_same_images():
+    expected = sampled(tiny.control_ldm())
+    by_class, by_instance = tiny.control_ldm(), tiny.control_ldm()
+    by_class.__class__ = OwnApplication
+    by_instance.apply_model = partial(OwnApplication.apply_model, by_instance)
+    assert_close(sampled(by_class), expected)
+    assert_close(sampled(by_instance), expected)
+
+
+def test_scales_set_while_images_are_sampled_count_from_the_next_step_on():
+    model = tiny.control_ldm()
+
+    def end_the_control(step):
+        model.control_scales = [0.0] * 5
+
+    early = sampled(model, callback=end_the_control)
+    model.control_scales = [1.0] * 5
+    assert not torch.allclose(early, sampled(model))
+
+
+def test_a_controlnet_that_says_the_same_everywhere():
+    model, plain = tiny.control_ldm(global_average_pooling=True), tiny.control_ldm()
+    g = tensors("tiny15_ldm_eps")
+    control = plain.control_model(g["x_noisy"], g["hint"], g["t"], g["ctx"])
+    means = [c.mean(dim=(2, 3), keepdim=True).expand_as(c) for c in control]
+    expected = plain.model.diffusion_model(g["x_noisy"], g["t"], g["ctx"], means)
+    cond = {"c_crossattn": [g["ctx"]], "c_concat": [g["hint"]]}
+    assert_close(model.apply_model(g["x_noisy"], g["t"], cond), expected)
+
+
+def test_what_a_script_has_locked_of_the_controlnet_stays_so():
+    model = tiny.control_ldm()
+    model.control_model.input_hint_block.requires_grad_(False)
+    trained = {id(p) for p in model.trained_parameters()}
+    locked = {id(p) for p in model.control_model.input_hint_block.parameters()}
+    assert trained == {id(p) for p in model.control_model.parameters()} - locked
+    model.control_model.requires_grad_(False)
+    model.only_mid_control = True
+    with pytest.raises(ValueError, match="all of control_model is locked"):
+        model.trained_parameters()
+
+
+def test_an_input_is_had_as_scripts_ask_for_it():
+    model = tiny.control_ldm(cond_stage_config=tiny.CLIP)
+    batch = {
+        "jpg": torch.zeros(3, 64, 64, 3),
+        "other": torch.ones(3, 64, 64, 3),
+        "txt": ["a", "b", "c"],
+        "hint": torch.rand(3, 64, 64, 3),
+        "meta": {"path": ["x", "y", "z"]},
+    }
+    z, cond = model.get_input(batch, "jpg", bs=2)
+    assert len(z) == len(cond["c_crossattn"][0]) == len(cond["c_concat"][0]) == 2
+    torch.manual_seed(0)
+    other, _ = model.get_input(batch, "other")
+    torch.manual_seed(0)
+    assert torch.equal(other, model.get_input({**batch, "jpg": batch["other"]})[0])
+    images = model.log_images(batch, N=1, ddim_steps=1)
+    assert {name: len(values) for name, values in images.items()} == dict.fromkeys(images, 1)
 
 
 @pytest.mark.parametrize("version", ["15", "21"])

@@ -21,6 +21,7 @@ from cldm.data import (
     size_problem,
     try_rows,
 )
+from ldm.models.diffusion.draws import INDEX
 
 GOOD = {"source": "source/0.png", "target": "target/0.png", "prompt": "pale golden rod circle"}
 
@@ -261,4 +262,4 @@ def test_sizes_that_fit_are_no_problem():
 def test_an_indexed_dataset_says_each_items_place():
     dataset = Indexed([{"txt": "a"}, {"txt": "b"}])
     assert len(dataset) == 2
-    assert dataset[1] == {"txt": "b", "index": 1}
+    assert dataset[1] == {"txt": "b", INDEX: 1}

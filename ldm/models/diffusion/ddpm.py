@@ -1,14 +1,17 @@
 """Latent diffusion on Lightning (Rombach et al., arXiv:2112.10752)."""
 
+import difflib
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from einops import rearrange
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
-from ldm.models.diffusion.draws import Draws
+from ldm.models.diffusion.draws import INDEX, Draws
 from ldm.models.diffusion.prediction import PARAMETERIZATIONS, add_noise, velocity
 from ldm.models.diffusion.schedule import make_beta_schedule, schedule_buffers
 from ldm.models.diffusion.weighting import min_snr_weight
@@ -17,10 +20,18 @@ from ldm.util import instantiate_from_config
 
 Batch = Mapping[str, Any]
 
-INDEX = "index"
-"""Key in a batch of the samples' places in the dataset."""
+_DONE_ELSEWHERE: dict[str, tuple[str, Any]] = {
+    "ckpt_path": ("give the file to cldm.model.load_model, or to training as base=", None),
+    "given_betas": ("the schedule follows from linear_start, linear_end and beta_schedule", None),
+    "learn_logvar": ("the loss has no learnt variance", False),
+    "loss_type": ("the loss is the squared error", "l2"),
+    "scale_by_std": ("latents are scaled by scale_factor", False),
+    "ucg_training": ("train with prompt_dropout=", None),
+    "use_ema": ("train with ema_decay= for averages; generation takes the weights that are loaded", False),
+}
+"""Keys of the original that do something there: what does it here, and the value that asks for nothing."""
 
-MOMENTS = "moments"
+MOMENTS = "posterior_moments"
 """Key in a batch of cached posteriors, mean and log-variance side by side, which stand in for its images."""
 
 
@@ -55,10 +66,10 @@ class LatentDiffusion(pl.LightningModule):
         scale_factor: Latents are the autoencoder's times this.
         cond_stage_trainable: Must be false: the text encoder stays frozen.
         conditioning_key: Must be "crossattn".
-        accepted: Other keys of published configs, without effect.
+        accepted: Other keys, without effect; where one asks for something, a warning says what does it here.
 
     Raises:
-        ValueError: If a parameter asks for what there is not.
+        ValueError: If a parameter asks for what there is not, or is spelt almost as one of those above.
     """
 
     def __init__(
@@ -82,6 +93,7 @@ class LatentDiffusion(pl.LightningModule):
         **accepted: Any,
     ):
         super().__init__()
+        self._look_at(accepted)
         if parameterization not in PARAMETERIZATIONS:
             raise ValueError(f"parameterization must be one of {PARAMETERIZATIONS}, got {parameterization!r}")
         if conditioning_key != "crossattn" or cond_stage_trainable:
@@ -108,6 +120,16 @@ class LatentDiffusion(pl.LightningModule):
         self.model = DiffusionWrapper(unet_config)
         self.first_stage_model = instantiate_from_config(first_stage_config).eval().requires_grad_(False)
         self.cond_stage_model = instantiate_from_config(cond_stage_config).eval().requires_grad_(False)
+
+    def _look_at(self, accepted: Mapping[str, Any]) -> None:
+        """Tell what keys without effect may have been meant to do."""
+        known = {name for kind in type(self).__mro__ for name in inspect.signature(kind.__init__).parameters}
+        for name, value in accepted.items():
+            instead, neutral = _DONE_ELSEWHERE.get(name, ("", value))
+            if value and value != neutral:
+                rank_zero_warn(f"{name}: {value} in the yaml has no effect: {instead}")
+            if close := difflib.get_close_matches(name, known, 1, cutoff=0.9):
+                raise ValueError(f"the model has no parameter {name}; is {close[0]} meant?")
 
     def train(self, mode: bool = True) -> "LatentDiffusion":
         """Switch between training and evaluation; autoencoder and text encoder always stay in evaluation."""
@@ -136,21 +158,25 @@ class LatentDiffusion(pl.LightningModule):
         """Pixels (b, 3, H, W) around [-1, 1] of scaled latents `z`."""
         return self.first_stage_model.decode(z / self.scale_factor)
 
-    def posterior_of(self, batch: Batch) -> DiagonalGaussianDistribution:
+    def posterior_of(self, batch: Batch, k: str | None = None, bs: int | None = None) -> DiagonalGaussianDistribution:
         """The posterior over unscaled latents of a batch's images, or of its cached `MOMENTS` (b, 2c, h, w)."""
         if MOMENTS in batch:
-            return DiagonalGaussianDistribution(batch[MOMENTS].to(self.device))
-        pixels = rearrange(batch[self.first_stage_key], "b h w c -> b c h w").to(self.device)
+            return DiagonalGaussianDistribution(batch[MOMENTS][:bs].to(self.device))
+        pixels = rearrange(batch[k or self.first_stage_key][:bs], "b h w c -> b c h w").to(self.device)
         return self.encode_first_stage(pixels)
 
-    def get_input(self, batch: Batch, draws: Draws | None = None) -> tuple[Tensor, dict[str, Any]]:
+    def get_input(
+        self, batch: Batch, k: str | None = None, bs: int | None = None, *, draws: Draws | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
         """Scaled latents and the condition of a batch.
 
         Args:
             batch: Images (b, h, w, 3) in [-1, 1] under `first_stage_key`, and prompts under `cond_stage_key`.
+            k: Key of the images, if it is another.
+            bs: Take so many samples, the first; None takes all.
             draws: Sample the posterior and drop prompts by these; by torch's generator, and none, otherwise.
         """
-        posterior, prompts = self.posterior_of(batch), list(batch[self.cond_stage_key])
+        posterior, prompts = self.posterior_of(batch, k, bs), list(batch[self.cond_stage_key])[:bs]
         if draws is None:
             z = self.get_first_stage_encoding(posterior)
         else:
@@ -169,8 +195,9 @@ class LatentDiffusion(pl.LightningModule):
         """
         return self.model.diffusion_model(x, t, torch.cat(cond["c_crossattn"], dim=1))
 
-    def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """The noisy latent at time steps `t` (b,) of clean latent and noise, (b, c, h, w)."""
+    def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The noisy latent at time steps `t` (b,) of clean latent and noise, (b, c, h, w); by default fresh noise."""
+        noise = torch.randn_like(x_start) if noise is None else noise
         return add_noise(x_start, noise, self._abar(t))
 
     def errors(self, x_start: Tensor, cond: Mapping[str, Any], t: Tensor, noise: Tensor) -> Tensor:
@@ -207,7 +234,7 @@ class LatentDiffusion(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         draws = self.draws_of(batch)
-        z, cond = self.get_input(batch, draws)
+        z, cond = self.get_input(batch, self.first_stage_key, draws=draws)
         t, noise = draws.timesteps(self.num_timesteps).to(z.device), draws.noise(z, self.noise_offset)
         loss = self.p_losses(z, cond, t, noise)
         self.log("train/loss_simple", loss, prog_bar=True, batch_size=len(z))

@@ -12,6 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+INDEX = "sample_index"
+"""Key in a batch of the samples' places in the dataset; no name that a dataset of one's own is likely to have."""
+
 
 class Purpose(IntEnum):
     """What numbers are for; each has a stream of its own, so that settings of one leave the others alone."""

@@ -19,6 +19,8 @@ from cldm.data import DataError, Indexed
 from cldm.data.watch import WorkerFailure
 from cldm.fill50k import make_fill50k
 from cldm.model import load_model
+from ldm.models.diffusion.ddpm import MOMENTS
+from ldm.models.diffusion.draws import INDEX
 from tutorial_dataset import MyDataset
 
 COUNT = 6
@@ -48,7 +50,7 @@ def losses(files, plain, model, dataset, indices: list[int]) -> tuple[float, flo
     batch, from_cache = (
         default_collate([Indexed(data)[index] for index in indices]) for data in (MyDataset(files[2]), dataset)
     )
-    assert set(from_cache) == {"moments", "hint", "txt", "index"}
+    assert set(from_cache) == {MOMENTS, "hint", "txt", INDEX}
     return plain.training_step(batch, 0).item(), model.training_step(from_cache, 0).item()
 
 
@@ -56,7 +58,7 @@ def test_losses_are_the_same_as_without(files):
     plain, model = load(files), load(files)
     dataset = cached(files, model)
     assert len(dataset) == COUNT
-    dropped = model.draws_of({"index": torch.arange(COUNT)}).dropped(0.5)
+    dropped = model.draws_of({INDEX: torch.arange(COUNT)}).dropped(0.5)
     assert 0 < dropped.sum() < COUNT, "prompts of both kinds are compared"
     for index in range(COUNT):
         loss, again = losses(files, plain, model, dataset, [index])

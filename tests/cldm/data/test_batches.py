@@ -13,6 +13,7 @@ from cldm.data.batches import collate
 from cldm.data.errors import DataError
 from cldm.data.watch import explained
 from cldm.training import TrainingData
+from ldm.models.diffusion.draws import INDEX
 
 
 class Photos:
@@ -32,10 +33,10 @@ class Photos:
 
 
 def test_samples_of_one_size_are_a_batch():
-    batch = collate([{"index": k, **Photos((4, 6, 3))[0]} for k in range(2)])
+    batch = collate([{INDEX: k, **Photos((4, 6, 3))[0]} for k in range(2)])
     assert batch["jpg"].shape == (2, 4, 6, 3)
     assert batch["txt"] == ["a photo", "a photo"]
-    assert torch.equal(batch["index"], torch.arange(2))
+    assert torch.equal(batch[INDEX], torch.arange(2))
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -64,7 +65,7 @@ def test_samples_keep_their_names_where_others_are_held_out(num_workers):
 def test_samples_of_a_stream_are_called_by_their_index():
     class Stream(Photos):
         def read(self, epoch, positions):
-            return ({**self[position], "index": position} for position in positions)
+            return ({**self[position], INDEX: position} for position in positions)
 
     data = TrainingData(Stream((4, 6, 3), (6, 4, 3)), 2)
     data.trainer = SimpleNamespace(global_rank=0, world_size=1, current_epoch=0)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from cldm.data import DataError, Framing, Row, check_pair, read_hint_alone, read_pair, unit_range
 from cldm.data.pairs import Indexed
+from ldm.models.diffusion.draws import INDEX
 
 
 @pytest.fixture
@@ -98,4 +99,4 @@ def test_a_check_names_every_file_that_is_bad(folder):
 
 
 def test_an_indexed_dataset_says_each_items_place():
-    assert Indexed([{"txt": "a"}, {"txt": "b"}])[1] == {"txt": "b", "index": 1}
+    assert Indexed([{"txt": "a"}, {"txt": "b"}])[1] == {"txt": "b", INDEX: 1}

@@ -9,6 +9,7 @@ import sharded
 from cldm.data.order import Order, Shuffle
 from cldm.data.sharded import ShardedDataset
 from cldm.data.shards import Shards, as_sample
+from ldm.models.diffusion.draws import INDEX
 
 SHUFFLE = Shuffle(seed=3, lanes=2, buffer=6)
 
@@ -24,7 +25,7 @@ def dataset(made) -> ShardedDataset:
 
 
 def indices(dataset: ShardedDataset, epoch: int, positions: range) -> list[int]:
-    return [item["index"] for item in dataset.read(epoch, positions)]
+    return [item[INDEX] for item in dataset.read(epoch, positions)]
 
 
 def test_an_epoch_has_every_item_once_in_the_reckoned_order(dataset):
@@ -39,8 +40,8 @@ def test_an_index_is_its_items_place_in_the_shards(dataset):
     shards = dataset.shards
     stored = [as_sample(shards.urls[s], n, raw) for s in range(len(shards.urls)) for n, raw in shards.read(s)]
     for item in dataset.read(0, range(sharded.COUNT)):
-        assert item["txt"] == stored[item["index"]].prompt
-        assert item["size"] == len(stored[item["index"]].target.content)
+        assert item["txt"] == stored[item[INDEX]].prompt
+        assert item["size"] == len(stored[item[INDEX]].target.content)
 
 
 @pytest.mark.parametrize("positions", [range(0), range(7, 23), range(2, 23, 3), range(1, 23, 2), range(22, 23)])
@@ -50,7 +51,7 @@ def test_some_positions_give_what_they_have_in_the_whole(dataset, positions):
 
 def test_positions_may_come_one_by_one(dataset):
     whole = indices(dataset, 0, range(sharded.COUNT))
-    assert [item["index"] for item in dataset.read(0, (i for i in (3, 4, 9, 20)))] == [whole[i] for i in (3, 4, 9, 20)]
+    assert [item[INDEX] for item in dataset.read(0, (i for i in (3, 4, 9, 20)))] == [whole[i] for i in (3, 4, 9, 20)]
 
 
 def test_what_is_not_wanted_is_neither_loaded_nor_opened(made, monkeypatch):

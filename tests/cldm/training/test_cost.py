@@ -13,7 +13,7 @@ import tiny
 from cldm.cldm import ControlLDM
 from cldm.optimization.in_backward import InBackward
 from cldm.training import Settings, changed, economise
-from ldm.models.diffusion.ddpm import INDEX
+from ldm.models.diffusion.draws import INDEX
 
 SIDE = 64
 

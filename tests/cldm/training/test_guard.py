@@ -12,6 +12,7 @@ from cldm.cldm import ControlLDM
 from cldm.optimization import Optimization
 from cldm.training.ema import Ema
 from cldm.training.guard import NotANumberGuard
+from ldm.models.diffusion.draws import INDEX
 
 
 def poisoned(count: int, *places: int) -> list[dict]:
@@ -128,7 +129,7 @@ def test_a_gradient_that_was_stepped_already_ends_the_training_at_once(tmp_path)
 
 
 def test_batches_without_an_index_are_skipped_too(tmp_path):
-    samples = [{name: value for name, value in sample.items() if name != "index"} for sample in poisoned(2, 0)]
+    samples = [{name: value for name, value in sample.items() if name != INDEX} for sample in poisoned(2, 0)]
     with pytest.warns(UserWarning, match="samples without an index"):
         runs.fit(runs.control_ldm(), samples, [NotANumberGuard()], tmp_path, steps=1)
 

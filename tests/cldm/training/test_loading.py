@@ -18,6 +18,7 @@ from cldm.data.sharded import ShardedDataset
 from cldm.data.watch import Watched, WorkerFailure, explained
 from cldm.training.loading import Stream, TrainingData
 from cldm.training.order import Place, epoch_order
+from ldm.models.diffusion.draws import INDEX
 
 COUNT = 13
 
@@ -39,7 +40,7 @@ class Shards:
     def read(self, epoch: int, positions: Iterable[int]) -> Iterator[dict]:
         order = epoch_order(COUNT, 5, epoch)
         for position in positions:
-            yield {"index": int(order[position]), "drawn": torch.rand(())}
+            yield {INDEX: int(order[position]), "drawn": torch.rand(())}
 
 
 def training_data(dataset, batch_size=2, rank=0, world=1, epoch=0, **reading) -> TrainingData:
@@ -52,7 +53,7 @@ def batches(dataset, *how, start=None, **given) -> list[list[int]]:
     data = training_data(dataset, *how, **given)
     if start is not None:
         data.load_state_dict({"epoch": start.epoch, "samples": start.samples})
-    return [batch["index"].tolist() for batch in data.train_dataloader()]
+    return [batch[INDEX].tolist() for batch in data.train_dataloader()]
 
 
 @pytest.fixture(params=[lambda: Indexed(Items()), Shards], ids=["places", "stream"])

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import tiny
-from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.models.diffusion.draws import Draws
+from ldm.models.diffusion.ddpm import MOMENTS, LatentDiffusion
+from ldm.models.diffusion.draws import INDEX, Draws
 from ldm.models.diffusion.prediction import velocity
 
 UNET = {
@@ -174,6 +174,9 @@ def test_keys_of_published_configs_are_accepted():
         "log_every_t": 200,
         "monitor": "val/loss_simple_ema",
         "use_ema": False,
+        "loss_type": "l2",
+        "ckpt_path": None,
+        "scheduler_config": {"target": "x"},
         "cond_stage_trainable": False,
         "conditioning_key": "crossattn",
     }
@@ -196,6 +199,37 @@ def test_what_there_is_not_is_named(changes, message):
         latent_diffusion(**changes)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "instead"),
+    [
+        ("ckpt_path", "models/a.ckpt", "give the file to cldm.model.load_model"),
+        ("ucg_training", {"txt": {"p": 0.5, "val": ""}}, "train with prompt_dropout="),
+        ("loss_type", "l1", "the loss is the squared error"),
+        ("use_ema", True, "train with ema_decay="),
+    ],
+)
+def test_keys_that_ask_for_something_are_told_what_does_it(key, value, instead):
+    with pytest.warns(UserWarning, match=f"{key}: .* in the yaml has no effect: {instead}"):
+        latent_diffusion(**{key: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("parametrization", "parameterization"), ("linear_stat", "linear_start"), ("chanels", "channels")],
+)
+def test_misspelt_keys_are_errors(name, meant):
+    with pytest.raises(ValueError, match=f"the model has no parameter {name}; is {meant} meant"):
+        latent_diffusion(**{name: 1})
+
+
+def test_noise_is_drawn_where_none_is_given(model):
+    z, t = torch.zeros(1, 4, 8, 8), torch.tensor([500])
+    torch.manual_seed(0)
+    noise = torch.randn_like(z)
+    torch.manual_seed(0)
+    assert torch.equal(model.q_sample(z, t), model.q_sample(z, t, noise))
+
+
 def steps(model, monkeypatch, indices: list[int], epoch: int = 0) -> list[dict[str, Any]]:
     """What a step over some samples of a dataset trains each of them on."""
     seen: dict[str, Any] = {}
@@ -208,7 +242,7 @@ def steps(model, monkeypatch, indices: list[int], epoch: int = 0) -> list[dict[s
     monkeypatch.setattr(model, "log", lambda *_, **__: None)
     monkeypatch.setattr(type(model), "current_epoch", epoch)
     images = torch.rand(8, 64, 64, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    batch = {"jpg": images[indices], "txt": [f"prompt {index}" for index in indices], "index": torch.tensor(indices)}
+    batch = {"jpg": images[indices], "txt": [f"prompt {index}" for index in indices], INDEX: torch.tensor(indices)}
     model.training_step(batch, 0)
     return [{name: value[k] for name, value in seen.items()} for k in range(len(indices))]
 
@@ -231,7 +265,7 @@ def test_the_share_of_dropped_prompts_is_logged_and_is_what_is_dropped(model, mo
     samples = steps(model, monkeypatch, list(range(8)))
     dropped = sum(torch.allclose(sample["tokens"], empty, atol=1e-5) for sample in samples)
     monkeypatch.setattr(model, "log", lambda name, value, **_: logged.update({name: float(value)}))
-    batch = {"jpg": torch.zeros(8, 64, 64, 3), "txt": ["a"] * 8, "index": torch.arange(8)}
+    batch = {"jpg": torch.zeros(8, 64, 64, 3), "txt": ["a"] * 8, INDEX: torch.arange(8)}
     model.training_step(batch, 0)
     assert 0 < dropped < 8
     assert logged["train/prompts_dropped"] == dropped / 8
@@ -251,7 +285,7 @@ def test_without_an_index_a_step_draws_from_torchs_generator(model, monkeypatch)
 def test_cached_moments_stand_in_for_images(model):
     pixels = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
     posterior = model.posterior_of({"jpg": pixels})
-    again = model.posterior_of({"moments": torch.cat([posterior.mean, posterior.logvar], dim=1)})
+    again = model.posterior_of({MOMENTS: torch.cat([posterior.mean, posterior.logvar], dim=1)})
     assert torch.equal(again.mean, posterior.mean)
     assert torch.equal(again.logvar, posterior.logvar)
 
