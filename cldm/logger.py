@@ -16,6 +16,8 @@ from cldm.cache.stand_ins import decoding
 from cldm.cldm import ControlLDM
 from cldm.training.ema import averaged_weights
 from cldm.undisturbed import surviving_full_disk, surviving_lack_of_memory, undisturbed
+from ldm.models.diffusion.ddpm import MOMENTS
+from ldm.models.diffusion.draws import INDEX
 
 _PER_ROW = 4
 
@@ -52,13 +54,16 @@ class ImageLogger(pl.Callback):
     Samples are drawn one at a time, so that memory that does for training does for these, and a run goes on where it
     does not, or a file cannot be written. With `cldm.training.Ema` they are of the averaged weights.
 
+    Of a batch, the model gets what it reads (images, prompts, control images), what training adds, and other tensors of
+    one row for each sample; what else a dataset gives cannot be told apart by sample.
+
     Files are `<folder>/train/<what>_gs-<step>_e-<epoch>_b-<batch>.png`.
 
     Args:
         batch_frequency: Steps from one log to the next; the first batch is logged as well.
         max_images: Samples of the batch that are shown.
         folder: By default `image_log` in the trainer's root folder.
-        log_images_kwargs: Passed on to the model's `log_images`.
+        log_images_kwargs: Passed on to the model's `log_images`; but `N` stands for `max_images`.
     """
 
     def __init__(
@@ -99,12 +104,15 @@ class ImageLogger(pl.Callback):
 
     def _images(self, model: ControlLDM, batch: dict) -> dict[str, Tensor | list[str]]:
         """What the model's `log_images` gives of each sample alone, put together."""
-        given = min(self.max_images, *(len(values) for values in batch.values()))
+        keys = (model.first_stage_key, model.cond_stage_key, model.control_key, INDEX, MOMENTS)
+        read = {key: batch[key] for key in keys if key in batch}
+        count = min(map(len, read.values()))
+        rows = {key: value for key, value in batch.items() if isinstance(value, Tensor) and value.shape[:1] == (count,)}
+        settings = {"N": self.max_images, **self.log_images_kwargs}
+        given = min(settings.pop("N"), count)
         with decoding(model):
             each = [
-                model.log_images(
-                    {name: values[k : k + 1] for name, values in batch.items()}, N=1, **self.log_images_kwargs
-                )
+                model.log_images({key: values[k : k + 1] for key, values in {**rows, **read}.items()}, N=1, **settings)
                 for k in range(given)
             ]
         return {name: _joined([images[name] for images in each]) for name in each[0]}

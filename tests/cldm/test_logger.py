@@ -7,10 +7,14 @@ import torch
 from PIL import Image
 
 from cldm.logger import ImageLogger, grid, text_image
+from ldm.models.diffusion.ddpm import MOMENTS
+from ldm.models.diffusion.draws import INDEX
 
 
 class Model(torch.nn.Module):
     """Stands in for a ControlLDM: draws random samples."""
+
+    first_stage_key, cond_stage_key, control_key = "jpg", "txt", "hint"
 
     def __init__(self, error=None):
         super().__init__()
@@ -43,14 +47,14 @@ class Trainer:
         self.default_root_dir = str(folder)
 
 
-BATCH = {"txt": ["a circle", "a star", "a square", "a heart", "a cross"], "index": torch.arange(5)}
+BATCH = {"txt": ["a circle", "a star", "a square", "a heart", "a cross"], INDEX: torch.arange(5)}
 
 
-def log(folder, step=300, error=None, **arguments):
+def log(folder, step=300, error=None, batch=BATCH, **arguments):
     trainer, model = Trainer(folder), Model(error)
     trainer.global_step = step
     arguments = {"batch_frequency": 300, "log_images_kwargs": {"unconditional_guidance_scale": 9.0}, **arguments}
-    ImageLogger(**arguments).on_train_batch_end(trainer, model, None, BATCH, 12)
+    ImageLogger(**arguments).on_train_batch_end(trainer, model, None, batch, 12)
     assert model.training
     assert not model.locked.training
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
@@ -109,6 +113,37 @@ def test_shown_are_the_first_samples_of_the_batch_and_no_more_than_it_has(tmp_pa
     assert Image.open(next(tmp_path.rglob("samples_*"))).size == (3 * 66 + 2, 68)
     log(tmp_path / "all", max_images=9)
     assert Image.open(next((tmp_path / "all").rglob("samples_*"))).size == (4 * 66 + 2, 2 * 66 + 2)
+
+
+@pytest.mark.parametrize(("usual", "few"), [(4, 2), (2, 3)])
+def test_a_given_number_counts_instead_of_the_usual_one(tmp_path, usual, few):
+    given = {"unconditional_guidance_scale": 9.0, "N": few}
+    log(tmp_path, max_images=usual, log_images_kwargs=given)
+    assert Image.open(next(tmp_path.rglob("samples_*"))).size == (few * 66 + 2, 68)
+    assert given["N"] == few, "what the caller gave stays as it is"
+
+
+def test_values_that_have_no_part_for_each_sample_are_left_out(tmp_path):
+    camera = {"name": ["a", "b", "c", "d", "e"]}
+    size = [torch.full((5,), 64), torch.full((5,), 96)]  # as sizes (h, w) of five samples are collated
+    log(tmp_path, batch={**BATCH, "camera": camera, "size": size, "scale": 0.5})
+    assert Image.open(next(tmp_path.rglob("samples_*"))).size == (4 * 66 + 2, 68)
+
+
+def test_the_model_gets_a_row_of_what_has_rows(tmp_path, monkeypatch):
+    seen, given = [], Model.log_images
+
+    def looked_at(self, batch, N, **settings):
+        seen.append(batch)
+        return given(self, batch, N, **settings)
+
+    monkeypatch.setattr(Model, "log_images", looked_at)
+    images = {"jpg": torch.rand(5, 8, 8, 3), "hint": torch.rand(5, 8, 8, 3), MOMENTS: torch.rand(5, 8, 1, 1)}
+    log(tmp_path, batch={**BATCH, **images, "weight": torch.rand(5), "three": torch.rand(3)}, max_images=2)
+    assert [set(batch) for batch in seen] == [{"jpg", "txt", "hint", INDEX, MOMENTS, "weight"}] * 2
+    assert [batch["txt"] for batch in seen] == [["a circle"], ["a star"]]
+    assert [batch[INDEX].tolist() for batch in seen] == [[0], [1]]
+    assert torch.equal(seen[1]["hint"], images["hint"][1:2])
 
 
 ALLOCATION = (

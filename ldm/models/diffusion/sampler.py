@@ -1,7 +1,7 @@
 """What all samplers share: the noise they start from, guidance, progress, and the keeping of a given part."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,18 @@ then the noise and the clean latent in it."""
 
 Path = Iterator[tuple[Tensor, Tensor]]
 """After each step the latent, and the clean latent that it was led to."""
+
+_NEUTRAL: Mapping[str, Any] = {
+    "temperature": 1.0,
+    "noise_dropout": 0.0,
+    "score_corrector": None,
+    "corrector_kwargs": None,
+    "quantize_x0": False,
+    "normals_sequence": None,
+    "dynamic_threshold": None,
+    "ucg_schedule": None,
+}
+"""Arguments of the original's `sample` for what there is not, with the values that ask for nothing."""
 
 
 def standard_normal(
@@ -35,6 +47,33 @@ def standard_normal(
     if len(generators) != shape[0]:
         raise ValueError(f"expected a generator for each of {shape[0]} images, got {len(generators)}")
     return torch.stack([torch.randn(*shape[1:], generator=g, device=g.device).to(device) for g in generators])
+
+
+def looking(
+    model: Denoiser, predict: Callable[[Tensor, Tensor], Tensor], timesteps: Sequence[int], abars: Tensor
+) -> Look:
+    """What the guided model makes of a latent at the i-th of the time steps, whose noise levels are `abars`."""
+
+    def look(x: Tensor, i: int) -> tuple[Tensor, Tensor, Tensor]:
+        t = torch.full((len(x),), timesteps[i], device=abars.device)
+        return x, *eps_and_z(predict(x, t), x, abars[i], model.parameterization)
+
+    return look
+
+
+def _check_neutral(given: Mapping[str, Any]) -> None:
+    """Check that arguments of the original ask for nothing that there is not.
+
+    Raises:
+        ValueError: If one does.
+        TypeError: If one is not the original's either.
+    """
+    for name, value in given.items():
+        if name not in _NEUTRAL:
+            raise TypeError(f"sample() got an unexpected keyword argument {name!r}")
+        neutral = _NEUTRAL[name]
+        if not (value is None if neutral is None else value == neutral):
+            raise ValueError(f"{name} must be {neutral}: samplers here have nothing else, got {value!r}")
 
 
 class Sampler(ABC):
@@ -91,6 +130,7 @@ class Sampler(ABC):
         unconditional_conditioning: Condition | None = None,
         generators: Sequence[torch.Generator] | None = None,
         skip: int = 0,
+        **neutral: Any,
     ) -> tuple[Tensor, dict[str, list[Tensor]]]:
         """Denoise in `S` steps.
 
@@ -112,14 +152,18 @@ class Sampler(ABC):
             generators: One for each latent; all noise that is not given is drawn from these.
             skip: First steps to leave out: what `x0`, noised as it would be by then, takes the place of. All numbers
                 of steps count the others.
+            neutral: The original's other arguments (`temperature`, `noise_dropout`, `score_corrector`, ...), at the
+                values that ask for nothing.
 
         Returns:
             Latents (batch_size, c, h, w), and {"x_inter": [...], "pred_x0": [...]} along the way.
 
         Raises:
-            ValueError: If S, eta or `skip` is out of range, `x_T` has another shape, or `mask` or `skip` comes
-                without `x0`.
+            ValueError: If S, eta or `skip` is out of range, `x_T` has another shape, `mask` or `skip` comes
+                without `x0`, or an argument of the original asks for what there is not.
+            TypeError: If there is no such argument.
         """
+        _check_neutral(neutral)
         model = self.model
         device = model.alphas_cumprod.device
         size = (batch_size, *shape)
@@ -144,11 +188,12 @@ class Sampler(ABC):
         def noise() -> Tensor:
             return standard_normal(size, generators, device)
 
+        seen = looking(model, predict, timesteps, abars)
+
         def look(x: Tensor, i: int) -> tuple[Tensor, Tensor, Tensor]:
             if mask is not None and x0 is not None:
                 x = mask * add_noise(x0, noise(), abars[i]) + (1 - mask) * x
-            t = torch.full((batch_size,), timesteps[i], device=device)
-            return x, *eps_and_z(predict(x, t), x, abars[i], model.parameterization)
+            return seen(x, i)
 
         passed: dict[str, list[Tensor]] = {"x_inter": [x], "pred_x0": [x]}
         path = self.solve(look, x, abars, eta, noise)

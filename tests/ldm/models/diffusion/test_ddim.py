@@ -3,9 +3,12 @@
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from torch import Tensor
 
+from cldm import ddim_hacked
 from denoisers import ABAR, PREDICTION_TYPES, SHAPE, STABLE_DIFFUSION, ExactModel, Wobbly, start
 from ldm.models.diffusion.ddim import DDIMSampler, ddim_step, ddim_timesteps, standard_normal
+from ldm.models.diffusion.prediction import guided
 
 
 def scheduler(parameterization: str) -> DDIMScheduler:
@@ -136,3 +139,123 @@ def test_a_step_with_eta_needs_noise():
     x, abar = torch.zeros(1), torch.tensor(0.5)
     with pytest.raises(ValueError, match=r"noise must be given where eta is positive, got eta 0\.5 without it"):
         ddim_step(x, x, abar, abar, 0.5)
+
+
+class Told(Wobbly):
+    """A denoiser that hears its condition."""
+
+    def apply_model(self, x: Tensor, t: Tensor, cond) -> Tensor:
+        return super().apply_model(x, t, cond) + 0.2 * cond["c_crossattn"][0].mean(dim=(1, 2))[:, None, None, None]
+
+
+def image_to_image(model: ExactModel, steps: int = 20, eta: float = 0.0, verbose: bool = False) -> DDIMSampler:
+    sampler = DDIMSampler(model)
+    sampler.make_schedule(ddim_num_steps=steps, ddim_eta=eta, verbose=verbose)
+    return sampler
+
+
+def test_it_has_the_name_that_scripts_import():
+    assert ddim_hacked.DDIMSampler is DDIMSampler
+
+
+@pytest.mark.parametrize("steps", [20, 30, 1000])
+def test_latents_are_noised_to_the_level_of_a_step_as_diffusers_do(steps):
+    sampler, z, noise = image_to_image(Wobbly("eps"), steps), start(3), start(3).flip(0)
+    t = torch.tensor([0, 7, steps - 1])
+    expected = scheduler("eps").add_noise(z, noise, torch.tensor([ddim_timesteps(steps)[k] for k in t]))
+    torch.testing.assert_close(sampler.stochastic_encode(z, t, noise=noise), expected)
+
+
+def test_noise_that_is_not_given_is_drawn():
+    sampler, z = image_to_image(Wobbly("eps")), torch.zeros(4, 4, 64, 64)
+    t = torch.full((4,), 12)
+    torch.manual_seed(0)
+    first, second = sampler.stochastic_encode(z, t), sampler.stochastic_encode(z, t)
+    assert not torch.equal(first, second)
+    assert first.std().item() == pytest.approx((1 - ABAR[ddim_timesteps(20)[12]]).sqrt().item(), rel=0.02)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.6])
+@pytest.mark.parametrize(("steps", "t_enc"), [(20, 15), (30, 1), (50, 49)])
+@pytest.mark.parametrize("parameterization", ["eps", "v"])
+def test_an_image_to_an_image_is_diffusers(parameterization, steps, t_enc, eta):
+    """Noised to the step of the number t_enc, then led from the one below it, as the original's scripts do."""
+    model, theirs, z, calls = Told(parameterization), scheduler(parameterization), 0.5 * start(), []
+    cond, uncond = {"c_crossattn": [torch.zeros(2, 7, 4)]}, {"c_crossattn": [torch.ones(2, 7, 4)]}
+    sampler = image_to_image(model, steps, eta)
+    torch.manual_seed(0)
+    x = sampler.stochastic_encode(z, torch.tensor([t_enc] * 2))
+    ours = sampler.decode(
+        x,
+        cond,
+        t_enc,
+        unconditional_guidance_scale=3.0,
+        unconditional_conditioning=uncond,
+        callback=calls.append,
+    )
+    assert calls == list(range(t_enc))
+    torch.manual_seed(0)
+    predict = guided(model, cond, uncond, 3.0)
+    theirs.set_timesteps(steps)
+    x = theirs.add_noise(z, torch.randn_like(z), theirs.timesteps[[-1 - t_enc]])
+    for t in theirs.timesteps[-t_enc:]:
+        noise = torch.randn_like(x) if eta else None
+        x = theirs.step(predict(x, t.expand(2)), t, x, eta=eta, variance_noise=noise).prev_sample
+    assert model.times[:t_enc] == model.times[t_enc:] == theirs.timesteps[-t_enc:].tolist()
+    torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-4)
+
+
+def test_from_the_level_of_the_first_step_it_is_the_sample_that_starts_from_an_image():
+    z, noise, cond = 0.5 * start().flip(0), start(), {"c_crossattn": [torch.zeros(2, 7, 4)]}
+    sampler = image_to_image(Wobbly("eps"), 10)
+    expected, _ = sampler.sample(10, 2, SHAPE, cond, x0=z, skip=6, x_T=noise, verbose=False)
+    x = sampler.stochastic_encode(z, torch.tensor([3, 3]), noise=noise)
+    torch.testing.assert_close(sampler.decode(x, cond, 4), expected)
+
+
+def test_all_steps_are_a_sample_and_none_gives_the_latents_back():
+    sampler = image_to_image(Wobbly("eps"), 10)
+    expected, _ = sampler.sample(10, 2, SHAPE, x_T=start(), verbose=False)
+    torch.testing.assert_close(sampler.decode(start(), {}, 10), expected)
+    assert torch.equal(sampler.decode(start(), {}, 0), start())
+
+
+def test_what_is_decoded_shows_its_progress_unless_it_is_not_wanted(capsys):
+    image_to_image(Wobbly("eps")).decode(start(), {}, 3)
+    assert capsys.readouterr().err == ""
+    image_to_image(Wobbly("eps"), verbose=True).decode(start(), {}, 3)
+    assert "3/3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [-1, 20])
+def test_a_step_that_is_not_in_the_schedule_is_named(number):
+    with pytest.raises(ValueError, match=rf"t must be between 0 and 19, the last of 20 steps, got \[3, {number}\]"):
+        image_to_image(Wobbly("eps")).stochastic_encode(start(), torch.tensor([3, number]))
+
+
+@pytest.mark.parametrize("number", [-1, 21])
+def test_steps_that_the_schedule_has_not_are_named(number):
+    with pytest.raises(ValueError, match=f"t_start must be between 0 and the number of steps, 20, got {number}"):
+        image_to_image(Wobbly("eps")).decode(start(), {}, number)
+
+
+def test_a_schedule_comes_first():
+    with pytest.raises(ValueError, match="there is no schedule; call make_schedule first"):
+        DDIMSampler(Wobbly("eps")).stochastic_encode(start(), torch.tensor([3, 3]))
+    with pytest.raises(ValueError, match="there is no schedule; call make_schedule first"):
+        DDIMSampler(Wobbly("eps")).decode(start(), {}, 3)
+
+
+def test_what_a_schedule_cannot_be_is_named():
+    with pytest.raises(ValueError, match="steps must be between 1 and 1000, got 0"):
+        DDIMSampler(Wobbly("eps")).make_schedule(0)
+    with pytest.raises(ValueError, match="ddim_discretize must be 'uniform', got 'quad'"):
+        DDIMSampler(Wobbly("eps")).make_schedule(20, "quad")
+
+
+def test_original_steps_are_refused_with_what_has_them_all():
+    sampler, message = image_to_image(Wobbly("eps")), r"use_original_steps must be False, .* make_schedule\(1000\) has"
+    with pytest.raises(ValueError, match=message):
+        sampler.stochastic_encode(start(), torch.tensor([3, 3]), use_original_steps=True)
+    with pytest.raises(ValueError, match=message):
+        sampler.decode(start(), {}, 3, use_original_steps=True)

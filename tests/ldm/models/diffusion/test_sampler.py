@@ -1,5 +1,7 @@
 """What all samplers share: noise, guidance, masks, what is told and returned on the way, messages."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -140,6 +142,46 @@ def test_progress_is_shown_unless_it_is_not_wanted(sampler, capsys):
 def test_wrong_arguments_are_named(sampler, arguments, message):
     with pytest.raises(ValueError, match=message):
         sampler(ExactModel(0.0, 1.0)).sample(**{"S": 3, "batch_size": 2, "shape": SHAPE, "verbose": False, **arguments})
+
+
+NEUTRAL = {
+    "temperature": 1.0,
+    "noise_dropout": 0.0,
+    "score_corrector": None,
+    "corrector_kwargs": None,
+    "quantize_x0": False,
+    "normals_sequence": None,
+    "dynamic_threshold": None,
+    "ucg_schedule": None,
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_arguments_of_the_original_change_nothing_where_they_ask_for_nothing(sampler):
+    given = {"S": 4, "batch_size": 2, "shape": SHAPE, "x_T": start(), "verbose": False}
+    plain, _ = sampler(Wobbly("eps")).sample(**given)
+    assert torch.equal(sampler(Wobbly("eps")).sample(**given, **NEUTRAL, log_every_t=100)[0], plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", 0.8),
+        ("noise_dropout", 0.1),
+        ("score_corrector", "one"),
+        ("quantize_x0", True),
+        ("dynamic_threshold", 0.995),
+        ("ucg_schedule", [9.0, 9.0]),
+    ],
+)
+def test_arguments_of_the_original_that_ask_for_something_are_named(name, value):
+    with pytest.raises(ValueError, match=re.escape(f"{name} must be {NEUTRAL[name]}") + ".*" + re.escape(repr(value))):
+        DDIMSampler(ExactModel(0.0, 1.0)).sample(3, 2, SHAPE, verbose=False, **{name: value})
+
+
+def test_arguments_that_nobody_knows_are_an_error():
+    with pytest.raises(TypeError, match=r"sample\(\) got an unexpected keyword argument 'temprature'"):
+        DDIMSampler(ExactModel(0.0, 1.0)).sample(3, 2, SHAPE, verbose=False, temprature=1.0)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
