@@ -84,3 +84,25 @@ def fill_in(page: Any, values: Mapping[str, str], within: Any = None) -> None:
         if all(field.input_value() == value for field, value in fields.items()):
             return
     raise AssertionError(f"the page does not keep {dict(values)}")
+
+
+def stroke(page: Any, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """A stroke with the mouse, between shares of the canvas' sides, from the middle outwards.
+
+    Repeated until it can be undone: while the canvas is being set up, it takes none, and nothing tells.
+    """
+    canvas = page.locator("canvas").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    side = min(box["width"], box["height"])
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    undo = page.get_by_role("button", name="Undo")
+    for _ in range(20):
+        page.mouse.move(x + start[0] * side, y + start[1] * side)
+        page.mouse.down()
+        page.mouse.move(x + end[0] * side, y + end[1] * side, steps=10)
+        page.mouse.up()
+        page.wait_for_timeout(1000)
+        if undo.is_enabled():
+            return
+    raise AssertionError("the canvas takes no strokes")

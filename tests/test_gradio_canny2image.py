@@ -22,7 +22,7 @@ from cldm.fidelity import drawn_shape, iou
 from cldm.pipeline import Settings, generate
 from cldm.records import pixels_of, read_record
 from cldm.shapes import COLOURS
-from serving import Served, fill_in, opened, served
+from serving import Served, fill_in, opened, served, stroke
 
 STAR = Path(__file__).parent.parent / "test_imgs" / "star.png"
 
@@ -181,6 +181,18 @@ def test_what_is_painted_on_an_image_is_repainted_and_restored(page, app, client
     page.get_by_role("button", name="Run", exact=True).click()
     _, again = shown(page, app)
     assert np.array_equal(again, image)
+
+
+@pytest.mark.browser
+def test_strokes_with_no_image_under_them_are_a_message(page, picture):
+    page.set_input_files("input[type=file]", picture)
+    page.get_by_text("Start from an image").click()
+    page.locator("canvas").first.wait_for()
+    page.wait_for_timeout(1500)  # until it is set up
+    page.get_by_role("button", name="Brush").click()
+    stroke(page, (-0.2, 0.0), (0.2, 0.0))
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("expected an image to start from under what is painted").first.wait_for()
 
 
 @pytest.mark.browser

@@ -12,7 +12,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 import tiny
-from serving import Served, opened, served
+from serving import Served, opened, served, stroke
 
 
 @pytest.fixture(scope="module")
@@ -30,26 +30,6 @@ def page(app: Served, browser: Any) -> Iterator[Any]:
         page.get_by_role("button", name="Run", exact=True).wait_for()
         page.locator("canvas").first.wait_for()
         yield page
-
-
-def stroke(page: Any, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """A stroke with the mouse, between shares of the canvas' sides, from the middle outwards.
-
-    Repeated until it can be undone: while the canvas is being set up, it takes none, and nothing tells.
-    """
-    box = page.locator("canvas").first.bounding_box()
-    side = min(box["width"], box["height"])
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    undo = page.get_by_role("button", name="Undo")
-    for _ in range(20):
-        page.mouse.move(x + start[0] * side, y + start[1] * side)
-        page.mouse.down()
-        page.mouse.move(x + end[0] * side, y + end[1] * side, steps=10)
-        page.mouse.up()
-        page.wait_for_timeout(1000)
-        if undo.is_enabled():
-            return
-    raise AssertionError("the canvas takes no strokes")
 
 
 def preview(page: Any) -> np.ndarray:
