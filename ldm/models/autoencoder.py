@@ -1,6 +1,6 @@
 """The autoencoder that takes images to latents and back (Rombach et al., arXiv:2112.10752)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,20 +10,31 @@ from torch import Tensor, nn
 from ldm.modules.diffusionmodules.model import Decoder, Encoder
 from ldm.modules.diffusionmodules.strips import Strips
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
+from ldm.util import called, check_neutral, parameter_names
+
+_NEUTRAL: Mapping[str, Sequence[Any]] = {
+    "attn_type": ("vanilla", "vanilla-xformers"),
+    "give_pre_end": (False,),
+    "resamp_with_conv": (True,),
+    "tanh_out": (False,),
+    "use_linear_attn": (False,),
+}
+"""Keys of the original's ddconfig that ours lacks, and the values under which the original's networks are the same."""
 
 
 class AutoencoderKL(nn.Module):
     """Encoder, posterior and decoder.
 
     Args:
-        ddconfig: Architecture, the arguments of `Encoder` and `Decoder`.
+        ddconfig: Architecture, the arguments of `Encoder` and `Decoder`; others that published configs may have, such
+            as `attn_type`, at the value that changes nothing.
         embed_dim: Channels of the latent.
         lossconfig: Accepted for the sake of published configs; `reconstruction_loss` is the loss there is.
         monitor: Likewise.
         image_key: Likewise.
 
     Raises:
-        ValueError: If `double_z` is false: a posterior has a log-variance.
+        ValueError: If `double_z` is false: a posterior has a log-variance; or if `ddconfig` asks for what there is not.
     """
 
     def __init__(
@@ -37,9 +48,7 @@ class AutoencoderKL(nn.Module):
         super().__init__()
         if not ddconfig.get("double_z", True):
             raise ValueError("expected double_z: true in ddconfig, since the posterior has a log-variance, got false")
-        shared = {k: v for k, v in ddconfig.items() if k not in ("out_ch", "in_channels", "double_z")}
-        self.encoder = Encoder(in_channels=ddconfig["in_channels"], **shared)
-        self.decoder = Decoder(out_ch=ddconfig["out_ch"], **shared)
+        self.encoder, self.decoder = _encoder_and_decoder(ddconfig)
         self.quant_conv = nn.Conv2d(2 * ddconfig["z_channels"], 2 * embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, ddconfig["z_channels"], 1)
         self.downsampling = 2 ** (len(ddconfig["ch_mult"]) - 1)
@@ -78,6 +87,18 @@ class AutoencoderKL(nn.Module):
         """Reconstruction from a sample of the posterior, and the posterior."""
         posterior = self.encode(pixels)
         return self.decode(posterior.sample()), posterior
+
+
+def _encoder_and_decoder(ddconfig: Mapping[str, Any]) -> tuple[Encoder, Decoder]:
+    """Both, each of the arguments that are its own."""
+    network = "AutoencoderKL's ddconfig"
+    names = {part: parameter_names(part) for part in (Encoder, Decoder)}
+    known = dict.fromkeys(name for of_part in names.values() for name in of_part)
+    check_neutral(network, {name: v for name, v in ddconfig.items() if name not in known}, _NEUTRAL, known)
+    encoder, decoder = (
+        called(part, {name: v for name, v in ddconfig.items() if name in names[part]}, network) for part in names
+    )
+    return encoder, decoder
 
 
 def reconstruction_loss(

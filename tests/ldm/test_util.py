@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ldm.util import choose_device, get_obj_from_str, instantiate_from_config
+from ldm.util import called, check_neutral, choose_device, get_obj_from_str, instantiate_from_config, parameter_names
 
 
 def test_a_dotted_path_is_the_class_or_function_itself():
@@ -59,6 +59,57 @@ def test_what_cannot_be_built_is_named(config, message):
 def test_an_error_inside_the_target_is_not_mistaken_for_a_wrong_config():
     with pytest.raises(TypeError, match="can't convert type 'str'"):
         instantiate_from_config({"target": "statistics.mean", "params": {"data": "ab"}})
+
+
+class Encoder(nn.Module):
+    def __init__(self, *, channels: int, depth: int = 1, **neutral):
+        super().__init__()
+
+
+class Network(Encoder):
+    def __init__(self, *, hint_channels: int, **encoder):
+        super().__init__(**encoder)
+
+
+def test_parameters_of_a_class_are_those_of_its_bases_too():
+    assert parameter_names(Network) == ["hint_channels", "channels", "depth"]
+
+
+def test_what_a_base_lacks_is_named():
+    message = "Network: missing channels; its parameters are hint_channels, channels, depth, got hint_channels, chanels"
+    with pytest.raises(ValueError, match=message):
+        called(Network, {"hint_channels": 3, "chanels": 4}, "Network")
+
+
+class Fixed(Encoder):
+    def __init__(self, **others):
+        super().__init__(channels=4, **others)
+
+
+def test_what_a_class_gives_its_base_itself_is_not_missing():
+    assert isinstance(called(Fixed, {"depth": 2}, "Fixed"), Encoder)
+
+
+NEUTRAL = {"bends": (False, None), "dims": (2,)}
+
+
+def test_parameters_that_ask_for_nothing_are_let_pass():
+    check_neutral("Network", {"bends": False, "dims": 2}, NEUTRAL, ["depth"])
+    check_neutral("Network", {"bends": None}, NEUTRAL, ["depth"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"bends": True}, "^Network: bends must be false or null, as it is built here, got true$"),
+        ({"dims": 3}, "^Network: dims must be 2, as it is built here, got 3$"),
+        ({"dephts": 3}, "^Network has no parameter dephts, got 3 for it; is depth meant\\?$"),
+        ({"x": [1]}, r"^Network has no parameter x, got \[1\] for it; its parameters are depth, bends, dims$"),
+    ],
+)
+def test_parameters_that_ask_for_something_and_unknown_ones_are_named(given, message):
+    with pytest.raises(ValueError, match=message):
+        check_neutral("Network", given, NEUTRAL, ["depth"])
 
 
 def test_auto_is_the_accelerator_where_there_is_one(monkeypatch):

@@ -1,7 +1,8 @@
 """The denoising U-Net of Stable Diffusion: the encoder half that ControlNet copies, and the whole."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,24 @@ from ldm.modules.blocks import repeated, zeroed
 from ldm.modules.convolution import Conv2d
 from ldm.modules.diffusionmodules.resblock import Downsample, ResBlock, TimestepEmbedSequential, Upsample
 from ldm.modules.diffusionmodules.util import timestep_embedding
+from ldm.util import check_neutral, parameter_names
+
+_NEUTRAL: Mapping[str, Sequence[Any]] = {
+    "adm_in_channels": (None,),
+    "conv_resample": (True,),
+    "dims": (2,),
+    "disable_middle_self_attn": (False,),
+    "disable_self_attentions": (None,),
+    "n_embed": (None,),
+    "num_attention_blocks": (None,),
+    "num_classes": (None,),
+    "num_heads_upsample": (-1,),
+    "predict_codebook_ids": (False,),
+    "resblock_updown": (False,),
+    "use_new_attention_order": (False,),
+    "use_scale_shift_norm": (False,),
+}
+"""Parameters of the original's networks that these lack, and the values under which the original's are the same."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +75,8 @@ class UNetEncoder(nn.Module):
         attention_resolutions: Downsampling factors at which a transformer follows each residual block.
         channel_mult: Channels of each resolution, as multiples of `model_channels`.
         context_dim: Channels of the prompt's tokens.
-        num_heads: Of every attention; or give `num_head_channels`.
-        num_head_channels: Channels of each head, whose number then grows with the channels.
+        num_heads: Of every attention, unless `num_head_channels` is given.
+        num_head_channels: Channels of each head, whose number then grows with the channels; -1 is not given.
         transformer_depth: Blocks of each transformer.
         use_linear_in_transformer: As in Stable Diffusion 2; see `SpatialTransformer`.
         use_checkpoint: Recompute activations in the backward pass: less memory, more time.
@@ -69,10 +88,12 @@ class UNetEncoder(nn.Module):
         image_size: Accepted for the sake of published configs, without effect, as are `legacy` and `use_fp16`.
         legacy: See `image_size`.
         use_fp16: See `image_size`.
+        neutral: Other parameters of published configs, such as `conv_resample`, at the value that changes nothing.
 
     Raises:
-        ValueError: If neither or both of `num_heads` and `num_head_channels` are given, they do not divide the
-            channels, or there is no prompt.
+        ValueError: If neither of `num_heads` and `num_head_channels` is given, the one that counts does not divide the
+            channels, there is no prompt, a parameter is unknown, or one of those in `neutral` asks for what there is
+            not.
     """
 
     def __init__(
@@ -96,15 +117,17 @@ class UNetEncoder(nn.Module):
         image_size: int | None = None,
         legacy: bool = False,
         use_fp16: bool = False,
+        **neutral: Any,
     ):
         super().__init__()
+        check_neutral(type(self).__name__, neutral, _NEUTRAL, parameter_names(type(self)))
         if not use_spatial_transformer or context_dim is None:
             raise ValueError(
                 "expected use_spatial_transformer: true and context_dim (the text encoder's width), "
                 f"got {use_spatial_transformer} and {context_dim}"
             )
-        if (num_heads == -1) == (num_head_channels == -1):
-            raise ValueError(f"give one of num_heads and num_head_channels, got {num_heads} and {num_head_channels}")
+        if num_heads == num_head_channels == -1:
+            raise ValueError("give one of num_heads and num_head_channels, got -1 and -1")
         self.in_channels = in_channels
         self.model_channels = model_channels
         emb_channels = 4 * model_channels

@@ -6,6 +6,7 @@ byte-pair vocabulary of both ships inside the open-clip-torch package.
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import PureWindowsPath
 from typing import Any
 
 import torch
@@ -74,17 +75,27 @@ class _TextEncoder(nn.Module):
     """What the two encoders share: a frozen network, texts in, tokens out."""
 
     pad: int
+    choices = ("last", "penultimate")
 
-    def __init__(self, layer: str, layers: int, max_length: int):
+    def __init__(self, layer: str, layers: int, max_length: int, layer_idx: int | None = None):
         super().__init__()
-        if layer not in ("last", "penultimate"):
-            raise ValueError(f"layer must be last or penultimate, got {layer!r}")
-        self.clip_skip = 1 if layer == "last" else 2
+        if layer not in self.choices:
+            raise ValueError(f"layer must be {' or '.join(self.choices)}, got {layer!r}")
+        self.normed = layer != "hidden"
+        self.clip_skip = self.choices.index(layer) + 1 if self.normed else _from_the_end(layer_idx, layers)
         self.layers = layers
         self.max_length = max_length
 
     def freeze(self) -> None:
         self.eval().requires_grad_(False)
+
+    def without_effect(self) -> list[str]:
+        """Names of the weights that the configured layer does not depend on."""
+        prefixes = self.prefixes_without_effect()
+        return [name for name in self.state_dict() if name.startswith(prefixes)]
+
+    def prefixes_without_effect(self) -> tuple[str, ...]:
+        raise TypeError(f"{type(self).__name__} does not say what it does not use")
 
     def forward(self, texts: str | Sequence[str], clip_skip: int | None = None, whole: bool = False) -> Tensor:
         """Encode prompts.
@@ -102,8 +113,9 @@ class _TextEncoder(nn.Module):
             ValueError: If there is no such layer.
         """
         clip_skip = self.clip_skip if clip_skip is None else clip_skip
-        if not 1 <= clip_skip <= self.layers:
-            raise ValueError(f"clip_skip must be between 1 and {self.layers}, the number of layers, got {clip_skip}")
+        most, what = (self.layers, "layers") if self.normed else (self.layers + 1, "layers and the embedding")
+        if not 1 <= clip_skip <= most:
+            raise ValueError(f"clip_skip must be between 1 and {most}, the number of {what}, got {clip_skip}")
         device = next(self.parameters()).device
         if not whole:
             return self.encode_tokens(tokenize(texts, self.max_length, self.pad).to(device), clip_skip)
@@ -123,20 +135,24 @@ class FrozenCLIPEmbedder(_TextEncoder):
     """CLIP's text model, ViT-L/14's by default: the last layer after the final layer norm.
 
     Args:
-        version: Accepted for the sake of published configs; only the model that it names is built.
+        version: Accepted for the sake of published configs; only the model that it names is built. It may be a folder
+            of that name, which is not read: weights come with the checkpoint.
         device: Likewise; the encoder is made on the current device and moves with the whole model.
         max_length: Tokens of a prompt.
         freeze: Keep it out of training.
-        layer: "last" or "penultimate".
+        layer: "last", "penultimate", or "hidden", which is the layer of `layer_idx` without the final layer norm; of
+            `clip_skip`, where that is asked for.
+        layer_idx: 0 is the embedding, 1 the first layer's output, -1 the last one's. Has no effect unless hidden.
         width: Channels of each token.
         layers: Number of transformer layers.
         heads: Attention heads of each.
 
     Raises:
-        ValueError: If `version` names another model, or `layer` another layer.
+        ValueError: If `version` names another model, or `layer` or `layer_idx` a layer that there is not.
     """
 
     pad = END_TOKEN
+    choices = ("last", "penultimate", "hidden")
 
     def __init__(
         self,
@@ -148,11 +164,12 @@ class FrozenCLIPEmbedder(_TextEncoder):
         width: int = 768,
         layers: int = 12,
         heads: int = 12,
+        layer_idx: int | None = None,
     ):
         from transformers import CLIPTextConfig, CLIPTextModel
 
-        super().__init__(layer, layers, max_length)
-        if version != "openai/clip-vit-large-patch14":
+        super().__init__(layer, layers, max_length, layer_idx)
+        if PureWindowsPath(version).name != "clip-vit-large-patch14":  # splits at / and \
             raise ValueError(f"expected the text model openai/clip-vit-large-patch14, got {version!r}")
         config = CLIPTextConfig(
             vocab_size=VOCABULARY,
@@ -169,13 +186,22 @@ class FrozenCLIPEmbedder(_TextEncoder):
         if freeze:
             self.freeze()
 
+    def prefixes_without_effect(self) -> tuple[str, ...]:
+        model = "transformer.text_model."
+        norm = () if self.normed else (f"{model}final_layer_norm.",)
+        return (*(f"{model}encoder.layers.{i}." for i in range(self.layers + 1 - self.clip_skip, self.layers)), *norm)
+
     def encode_tokens(self, ids: Tensor, clip_skip: int) -> Tensor:
         text_model = self.transformer["text_model"]
         positions = torch.arange(ids.shape[1], device=ids.device)[None]
-        if clip_skip == 1:  # not by way of hidden states, which transformers loses in a process that is spawned
+        if clip_skip == 1 and self.normed:
             return text_model(input_ids=ids, position_ids=positions).last_hidden_state
-        output = text_model(input_ids=ids, position_ids=positions, output_hidden_states=True)
-        return text_model.final_layer_norm(output.hidden_states[-clip_skip])
+        # Not by way of transformers' hidden states, which it loses in a process that is spawned.
+        x = text_model.embeddings(input_ids=ids, position_ids=positions)
+        mask = _causal_mask(x)[None, None]
+        for block in text_model.encoder.layers[: self.layers + 1 - clip_skip]:
+            x = block(x, mask)
+        return text_model.final_layer_norm(x) if self.normed else x
 
 
 class FrozenOpenCLIPEmbedder(_TextEncoder):
@@ -221,11 +247,30 @@ class FrozenOpenCLIPEmbedder(_TextEncoder):
         if freeze:
             self.freeze()
 
+    def prefixes_without_effect(self) -> tuple[str, ...]:
+        unused = range(self.layers + 1 - self.clip_skip, self.layers)
+        blocks = (f"model.transformer.resblocks.{i}." for i in unused)
+        return (*blocks, "model.text_projection", "model.logit_scale")
+
     def encode_tokens(self, ids: Tensor, clip_skip: int) -> Tensor:
         model = self.model
         x = model.token_embedding(ids) + model.positional_embedding[: ids.shape[1]]
-        mask = torch.full((ids.shape[1], ids.shape[1]), float("-inf"), dtype=x.dtype, device=x.device).triu(1)
+        mask = _causal_mask(x)
         blocks = model.transformer.resblocks
         for block in blocks[: len(blocks) - clip_skip + 1]:
             x = block(x, attn_mask=mask)
         return model.ln_final(x)
+
+
+def _from_the_end(layer_idx: int | None, layers: int) -> int:
+    """The layer of that index among the embedding and all layers' outputs, counted from the last, which is 1."""
+    if not isinstance(layer_idx, int) or not -layers - 1 <= layer_idx <= layers:
+        raise ValueError(
+            f"layer: hidden needs a layer_idx between 0, the embedding, and {layers}, the last layer, "
+            f"or between -1, the last layer, and {-layers - 1}, got {layer_idx}"
+        )
+    return -layer_idx if layer_idx < 0 else layers + 1 - layer_idx
+
+
+def _causal_mask(x: Tensor) -> Tensor:
+    return torch.full((x.shape[1], x.shape[1]), float("-inf"), dtype=x.dtype, device=x.device).triu(1)

@@ -149,3 +149,43 @@ def test_sides_that_cannot_be_halved_are_named(height, width):
 def test_a_posterior_without_log_variance_is_refused():
     with pytest.raises(ValueError, match="expected double_z: true in ddconfig"):
         small(double_z=False)
+
+
+@pytest.mark.parametrize("attention", ["vanilla", "vanilla-xformers"])
+def test_the_originals_other_keys_are_accepted_where_they_ask_for_nothing(attention):
+    others = {
+        "attn_type": attention,
+        "give_pre_end": False,
+        "resamp_with_conv": True,
+        "tanh_out": False,
+        "use_linear_attn": False,
+    }
+    model, plain = small(double_z=True, dropout=0, **others), small()
+    with torch.no_grad():
+        assert torch.equal(model.encode(images()).mean, plain.encode(images()).mean)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"attn_type": "linear"},
+            'attn_type must be "vanilla" or "vanilla-xformers", as it is built here, got "linear"',
+        ),
+        ({"tanh_out": True}, "tanh_out must be false, as it is built here, got true"),
+        ({"resamp_with_conv": False}, "resamp_with_conv must be true, as it is built here, got false"),
+        ({"use_linear_attn": True}, "use_linear_attn must be false, as it is built here, got true"),
+        ({"attn_resolution": []}, r"has no parameter attn_resolution, got \[\] for it; is attn_resolutions meant"),
+        ({"wings": 2}, "has no parameter wings, got 2 for it; its parameters are ch, .*out_ch.*attn_type"),
+    ],
+)
+def test_what_other_keys_ask_for_and_unknown_ones_are_named(changes, message):
+    with pytest.raises(ValueError, match=f"^AutoencoderKL's ddconfig:? {message}"):
+        small(**changes)
+
+
+@pytest.mark.parametrize("name", ["in_channels", "out_ch", "z_channels", "ch_mult"])
+def test_a_key_that_is_missing_is_named(name):
+    config = {key: value for key, value in DDCONFIG.items() if key != name}
+    with pytest.raises(ValueError, match=f"^AutoencoderKL's ddconfig: missing .*'{name}'"):
+        AutoencoderKL(ddconfig=config, embed_dim=3)

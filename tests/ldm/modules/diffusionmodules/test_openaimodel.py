@@ -11,6 +11,7 @@ import tiny
 from diffusers_names import copy_weights, random_weights, unet_names
 from ldm.modules.attention import SpatialTransformer
 from ldm.modules.diffusionmodules.openaimodel import UNetEncoder, UNetModel
+from ldm.util import instantiate_from_config
 from parity import assert_close
 
 PARAMS = {
@@ -109,13 +110,14 @@ def test_the_unets_first_half_is_an_encoder_of_the_same_parameters():
 
 
 def test_heads_are_as_many_or_as_wide_as_asked_for():
-    def heads(style: str) -> set[tuple[int, int]]:
-        found = [m for m in unet(style).modules() if isinstance(m, SpatialTransformer)]
+    def heads(style: str, **changes) -> set[tuple[int, int]]:
+        found = [m for m in unet(style, **changes).modules() if isinstance(m, SpatialTransformer)]
         blocks = [(m.transformer_blocks[0].attn1, m.norm.num_channels) for m in found]
         return {(channels, attention.heads) for attention, channels in blocks}
 
     assert heads("15") == {(16, 4), (32, 4), (48, 4)}
     assert heads("21") == {(16, 2), (32, 4), (48, 6)}
+    assert heads("21", num_heads=4) == heads("21"), "the channels of each head decide where both are given"
 
 
 def upcasting(network: nn.Module) -> set[bool]:
@@ -165,11 +167,76 @@ def test_keys_of_published_configs_are_accepted():
     unet(image_size=32, legacy=False, use_fp16=True, use_spatial_transformer=True)
 
 
+ORIGINALS = {
+    "adm_in_channels": None,
+    "conv_resample": True,
+    "dims": 2,
+    "disable_middle_self_attn": False,
+    "disable_self_attentions": None,
+    "dropout": 0,
+    "n_embed": None,
+    "num_attention_blocks": None,
+    "num_classes": None,
+    "num_heads_upsample": -1,
+    "predict_codebook_ids": False,
+    "resblock_updown": False,
+    "use_fp16": False,
+    "use_new_attention_order": False,
+    "use_scale_shift_norm": False,
+}
+"""What other yaml files say of a Stable Diffusion's U-Net, in the way that changes nothing."""
+NETWORKS = {"cldm.cldm.ControlNet": {"hint_channels": 3}, "cldm.cldm.ControlledUnetModel": {"out_channels": 4}}
+
+
+@pytest.mark.parametrize("target", NETWORKS)
+def test_the_originals_other_keys_are_accepted_where_they_ask_for_nothing(target):
+    params = {**tiny.encoder_params("15"), **NETWORKS[target]}
+    plain, network = (
+        instantiate_from_config({"target": target, "params": {**params, **others}}) for others in ({}, ORIGINALS)
+    )
+    names, expected = ({name: tensor.shape for name, tensor in n.state_dict().items()} for n in (network, plain))
+    assert names == expected
+
+
+@pytest.mark.parametrize("target", NETWORKS)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_head_channels": 8}, "give one of num_heads and num_head_channels, got 4 and 8"),
+        ({"conv_resample": False}, "conv_resample must be true, as it is built here, got false"),
+        ({"dims": 3}, "dims must be 2, as it is built here, got 3"),
+        ({"num_classes": 1000}, "num_classes must be null, as it is built here, got 1000"),
+        ({"num_heads_upsample": 4}, "num_heads_upsample must be -1, as it is built here, got 4"),
+        ({"use_scale_shift_norm": True}, "use_scale_shift_norm must be false, as it is built here, got true"),
+        ({"num_head": 8}, "has no parameter num_head, got 8 for it; is num_heads meant"),
+        ({"wings": "two"}, 'has no parameter wings, got "two" for it; its parameters are .*model_channels.*dims'),
+    ],
+)
+def test_what_other_keys_ask_for_and_unknown_ones_are_named(target, changes, message):
+    params = {**tiny.encoder_params("15"), **NETWORKS[target], **changes}
+    with pytest.raises(ValueError, match=f"^{target.split('.')[-1]}:? {message}"):
+        instantiate_from_config({"target": target, "params": params})
+
+
+@pytest.mark.parametrize("target", NETWORKS)
+def test_a_key_that_is_missing_or_misspelt_is_named(target):
+    params = {**tiny.encoder_params("15"), **NETWORKS[target]}
+    params["model_chanels"] = params.pop("model_channels")
+    with pytest.raises(
+        ValueError, match=f"^{target}: missing model_channels; its parameters are .*, got .*model_chanels"
+    ):
+        instantiate_from_config({"target": target, "params": params})
+
+
+def test_a_controlnets_key_is_unknown_to_the_unet():
+    with pytest.raises(ValueError, match="UNetModel has no parameter hint_channels, got 3 for it"):
+        unet(hint_channels=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
         ({"num_heads": -1}, "give one of num_heads and num_head_channels, got -1 and -1"),
+        ({"num_head_channels": 5}, "num_head_channels must divide the number of channels, 16, got 5"),
         ({"num_heads": 3}, "num_heads must divide the number of channels, 16, got 3"),
         ({"num_heads": 0}, "num_heads must divide the number of channels, 16, got 0"),
         (

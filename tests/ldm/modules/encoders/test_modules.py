@@ -108,9 +108,8 @@ def test_names_and_shapes_are_the_published_ones(encoder, file):
     assert (POSITION_IDS in published) == (encoder is FrozenCLIPEmbedder)
 
 
-@torch.no_grad()
-def test_small_clip_is_transformers():
-    ours = small(FrozenCLIPEmbedder)
+def transformers_clip(ours: FrozenCLIPEmbedder) -> CLIPTextModel:
+    """Their small model with our weights."""
     config = CLIPTextConfig(
         vocab_size=49408,
         hidden_size=32,
@@ -121,7 +120,42 @@ def test_small_clip_is_transformers():
     )
     theirs = CLIPTextModel(config).eval()
     theirs.load_state_dict(ours.transformer["text_model"].state_dict())
-    assert_close(ours(PROMPTS), theirs(tokenize(PROMPTS, pad=END)).last_hidden_state)
+    return theirs
+
+
+@torch.no_grad()
+def test_small_clip_is_transformers():
+    ours = small(FrozenCLIPEmbedder)
+    assert_close(ours(PROMPTS), transformers_clip(ours)(tokenize(PROMPTS, pad=END)).last_hidden_state)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layer_idx", range(-4, 4))
+def test_a_hidden_layer_is_transformers_hidden_state(layer_idx):
+    ours = FrozenCLIPEmbedder(**SMALL, layer="hidden", layer_idx=layer_idx)
+    fill_module(ours)
+    theirs = transformers_clip(ours)(tokenize(PROMPTS, pad=END), output_hidden_states=True)
+    assert len(theirs.hidden_states) == 4
+    assert_close(ours(PROMPTS), theirs.hidden_states[layer_idx])
+
+
+@torch.no_grad()
+def test_a_hidden_layer_is_another_one_where_clip_skip_asks_for_it():
+    hidden = FrozenCLIPEmbedder(**SMALL, layer="hidden", layer_idx=-3)
+    fill_module(hidden)
+    theirs = transformers_clip(hidden)(tokenize(PROMPTS, pad=END), output_hidden_states=True).hidden_states
+    for skip in (1, 2, 3, 4):
+        assert_close(hidden(PROMPTS, clip_skip=skip), theirs[-skip])
+    with pytest.raises(ValueError, match="between 1 and 4, the number of layers and the embedding, got 5"):
+        hidden(PROMPTS, clip_skip=5)
+
+
+@torch.no_grad()
+def test_the_last_layer_but_one_is_transformers_hidden_state_after_the_final_norm():
+    ours = small(FrozenCLIPEmbedder)
+    theirs = transformers_clip(ours)
+    state = theirs(tokenize(PROMPTS, pad=END), output_hidden_states=True).hidden_states[-2]
+    assert_close(ours(PROMPTS, clip_skip=2), theirs.final_layer_norm(state))
 
 
 @torch.no_grad()
@@ -201,10 +235,23 @@ def test_keys_of_published_configs_are_accepted():
 
 
 @pytest.mark.parametrize(
+    "version",
+    ["/models/clip-vit-large-patch14", "./clip-vit-large-patch14/", r"C:\models\clip-vit-large-patch14"],
+)
+def test_a_folder_of_the_models_name_is_the_model(version):
+    FrozenCLIPEmbedder(version=version, **SMALL)
+
+
+@pytest.mark.parametrize(
     ("encoder", "arguments", "message"),
     [
         (FrozenCLIPEmbedder, {"version": "openai/clip-vit-base-patch32"}, "got 'openai/clip-vit-base-patch32'"),
-        (FrozenCLIPEmbedder, {"layer": "pooled"}, "layer must be last or penultimate, got 'pooled'"),
+        (FrozenCLIPEmbedder, {"version": "clip-vit-large-patch14/x"}, "got 'clip-vit-large-patch14/x'"),
+        (FrozenCLIPEmbedder, {"layer": "pooled"}, "layer must be last or penultimate or hidden, got 'pooled'"),
+        (FrozenCLIPEmbedder, {"layer": "hidden"}, r"hidden needs a layer_idx between 0, .* and 3, .* -4, got None"),
+        (FrozenCLIPEmbedder, {"layer": "hidden", "layer_idx": 4}, "layer: hidden needs a layer_idx .* got 4"),
+        (FrozenCLIPEmbedder, {"layer": "hidden", "layer_idx": -5}, "layer: hidden needs a layer_idx .* got -5"),
+        (FrozenCLIPEmbedder, {"layer": "hidden", "layer_idx": "-2"}, "layer: hidden needs a layer_idx .* got -2"),
         (FrozenOpenCLIPEmbedder, {"arch": "ViT-L-14"}, "expected the text tower of ViT-H-14, got 'ViT-L-14'"),
         (FrozenOpenCLIPEmbedder, {"layer": "hidden"}, "layer must be last or penultimate, got 'hidden'"),
     ],
@@ -212,6 +259,36 @@ def test_keys_of_published_configs_are_accepted():
 def test_other_models_are_refused(encoder, arguments, message):
     with pytest.raises(ValueError, match=message):
         encoder(**{**SMALL, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("encoder", "layer", "unused"),
+    [
+        (FrozenCLIPEmbedder, {}, ()),
+        (FrozenCLIPEmbedder, {"layer": "penultimate"}, ("transformer.text_model.encoder.layers.2.",)),
+        (
+            FrozenCLIPEmbedder,
+            {"layer": "hidden", "layer_idx": 1},
+            tuple(
+                f"transformer.text_model.{part}."
+                for part in ("encoder.layers.1", "encoder.layers.2", "final_layer_norm")
+            ),
+        ),
+        (FrozenOpenCLIPEmbedder, {}, ("model.logit_scale", "model.text_projection")),
+        (
+            FrozenOpenCLIPEmbedder,
+            {"layer": "penultimate"},
+            ("model.logit_scale", "model.text_projection", "model.transformer.resblocks.2."),
+        ),
+    ],
+)
+def test_weights_without_effect_are_those_that_no_gradient_reaches(encoder, layer, unused):
+    model = encoder(**SMALL, **layer, freeze=False)
+    fill_module(model)
+    model(PROMPTS).square().mean().backward()
+    unreached = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert sorted(model.without_effect()) == sorted(unreached)
+    assert sorted(unreached) == sorted(name for name in model.state_dict() if name.startswith(unused))
 
 
 @pytest.mark.parametrize("encoder", [FrozenCLIPEmbedder, FrozenOpenCLIPEmbedder])
