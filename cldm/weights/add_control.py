@@ -25,7 +25,7 @@ class Added:
         copied: From the base.
         control: Copied once more from the base's U-Net, into the ControlNet.
         new: Initialised: the hint encoder and the zero convolutions.
-        missing: Not in the base's file, so taken from the configuration.
+        missing: Not in the base's file, so taken from the configuration; zero where it has no effect.
         left_out: In the base's file, and without a place in the model.
     """
 
@@ -41,7 +41,7 @@ def add_control(base: HandedOver, blueprint: Blueprint, seed: int = 0) -> Added:
     """Attach a ControlNet that at first changes nothing: a copy of the encoder behind zero convolutions.
 
     Args:
-        base: A Stable Diffusion; the result shares its memory.
+        base: A Stable Diffusion; the result shares its memory. As in `merge`, what has no effect may be missing.
         blueprint: Of the ControlLDM.
         seed: Of the hint encoder's values.
 
@@ -52,10 +52,11 @@ def add_control(base: HandedOver, blueprint: Blueprint, seed: int = 0) -> Added:
         raise ValueError(f"{base.source} has a ControlNet already ({CONTROL}*); give a Stable Diffusion without one")
     check_version(shapes_of(base), blueprint.shapes, base.source, blueprint.config)
     copied = {name: tensor for name, tensor in base.items() if name in blueprint.base or name == POSITION_IDS}
-    check_names(shapes_of(copied), blueprint.base, base.source)
+    complete = blueprint.completed(HandedOver(copied, base.source))
+    check_names(shapes_of(complete), blueprint.base, base.source)
     twins = {name: base[twin] for name in blueprint.control if (twin := unet_twin(name)) in base}
     new = _new_parts({name: shape for name, shape in blueprint.control.items() if name not in twins}, seed)
-    weights = with_position_ids({**blueprint.schedule, **copied, **twins, **new})
+    weights = with_position_ids({**blueprint.schedule, **complete, **twins, **new})
     check_names(shapes_of(weights), blueprint.shapes, f"the ControlNet for {base.source}")
     return Added(
         weights=weights,

@@ -48,7 +48,7 @@ def to_control(given: HandedOver, base: HandedOver | None, blueprint: Blueprint)
     if DIFFERENCE in control:
         if base is None:
             raise ValueError(f"{given.source} is stored as the difference to a Stable Diffusion; give that with --base")
-        plain = {name: tensor for name, tensor in base.items() if name in blueprint.base}
+        plain = {name: tensor for name, tensor in blueprint.completed(base).items() if name in blueprint.base}
         check_names(shapes_of(plain), blueprint.base, base.source)
         control = without_difference(control, plain)
     return {**{name: control[name] for name in blueprint.control}, **tuned_decoder(given, blueprint)}

@@ -14,7 +14,8 @@ def merge(base: HandedOver, control: HandedOver | None, blueprint: Blueprint) ->
     """The weights of a ControlLDM, complete (its noise schedule excepted) and with nothing else.
 
     Args:
-        base: A Stable Diffusion, with or without a ControlNet.
+        base: A Stable Diffusion, with or without a ControlNet; it may lack of the text encoder what has no effect, see
+            `Blueprint.completed`.
         control: A ControlNet in any known shape, which replaces the base's; of a file with a Stable Diffusion of its
             own, the ControlNet alone is used; of one that has a U-Net's decoder and no more, as training with
             `sd_locked=False` saves it, the decoder replaces the base's.
@@ -26,6 +27,7 @@ def merge(base: HandedOver, control: HandedOver | None, blueprint: Blueprint) ->
     for weights in (base, control):
         if weights is not None:
             check_version(shapes_of(weights), blueprint.shapes, weights.source, blueprint.config)
+    base = blueprint.completed(base)
     if control is None:
         check_names(shapes_of(base), blueprint.shapes, base.source)
         return base

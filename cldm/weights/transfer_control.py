@@ -38,9 +38,9 @@ def transfer_control(
     """Add to every weight of a controlled model what distinguishes a new base from the old one.
 
     Args:
-        base: The Stable Diffusion that the ControlNet was trained on.
+        base: The Stable Diffusion that the ControlNet was trained on; as in `merge`, what has no effect may be missing.
         controlled: This with the ControlNet, or the ControlNet in any known shape, alone or with a tuned decoder.
-        new_base: The Stable Diffusion to control.
+        new_base: The Stable Diffusion to control; likewise.
         blueprint: Of the ControlLDM.
         half: Whether to make float16 of the weights as they are computed, the noise schedule excepted.
 
@@ -67,7 +67,7 @@ def transfer_control(
 def _base_part(weights: HandedOver, blueprint: Blueprint) -> HandedOver:
     """What a ControlLDM takes of a Stable Diffusion, after checking that all of it is there."""
     check_version(shapes_of(weights), blueprint.shapes, weights.source, blueprint.config)
-    part = {name: tensor for name, tensor in weights.items() if name in blueprint.base}
+    part = {name: tensor for name, tensor in blueprint.completed(weights).items() if name in blueprint.base}
     check_names(shapes_of(part), blueprint.base, weights.source)
     return HandedOver(part, weights.source)
 

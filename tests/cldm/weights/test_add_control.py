@@ -85,6 +85,23 @@ def test_a_linear_transformers_projections_are_copied(tmp_path):
     assert added.weights[f"{CONTROL}input_blocks.1.1.proj_in.weight"].ndim == 2
 
 
+def test_what_has_no_effect_may_be_missing_and_is_zero_and_reported(penultimate):
+    plan = Blueprint.of(create_model(penultimate), "c")
+    base = base_of(full_weights(penultimate))
+    whole = add_control(base, plan)
+    for name in plan.without_effect:
+        del base[name]
+    added = add_control(base, plan)
+    assert plan.without_effect
+    assert set(added.missing) == plan.without_effect
+    assert added.weights.keys() == whole.weights.keys() == plan.shapes.keys()
+    assert not any(added.weights[name].any() for name in plan.without_effect)
+    assert all(torch.equal(added.weights[n], t) for n, t in whole.weights.items() if n not in plan.without_effect)
+    del base["cond_stage_model.model.transformer.resblocks.1.ln_1.bias"]
+    with pytest.raises(ValueError, match=r"base is not what .*missing: cond_stage_model\.\S+\.1\.ln_1\.bias\. Check"):
+        add_control(base, plan)
+
+
 def test_bases_that_cannot_be_used_are_named(base, weights, plan, tmp_path):
     with pytest.raises(ValueError, match=r"full\.pth has a ControlNet already"):
         add_control(weights, plan)

@@ -102,6 +102,20 @@ def test_one_file_with_everything_needs_no_second_and_a_second_replaces_its_cont
     assert_same(merge(weights, other, plan), {**weights, **other})
 
 
+def test_what_has_no_effect_may_be_missing_and_is_zero(penultimate):
+    plan, weights = blueprint(penultimate), full_weights(penultimate)
+    bare = HandedOver({name: t for name, t in weights.items() if name not in plan.without_effect}, "bare")
+    expected = {name: torch.zeros_like(t) if name in plan.without_effect else t for name, t in weights.items()}
+    assert len(bare) < len(weights)
+    assert_same(merge(bare, None, plan), expected)
+    assert_same(merge(base_of(bare), control_of(bare), plan), expected)
+    del bare["cond_stage_model.model.ln_final.bias"]
+    with pytest.raises(
+        ValueError, match=r"bare is not what .*missing: cond_stage_model\.model\.ln_final\.bias\. Check"
+    ):
+        merge(bare, None, plan)
+
+
 def test_a_schedule_is_not_needed(weights, plan):
     bare = HandedOver({name: t for name, t in weights.items() if "." in name}, "bare")
     assert_same(merge(bare, None, plan), bare)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from checkpoints import CONTROL, POSITION_IDS, UNET, base_of, control_of, full_weights
+from checkpoints import CONTROL, POSITION_IDS, UNET, base_of, blueprint, control_of, full_weights
 from cldm.weights.expected import SCHEDULE
 from cldm.weights.transfer_control import transfer_control
 from ldm.deferred import HandedOver
@@ -82,6 +82,20 @@ def test_half_precision_files_are_added_in_full(old, controlled, new, plan):
     name = f"{UNET}time_embed.0.weight"
     p, b, a = (half[name].double() for half in (halves[1], halves[0], halves[2]))
     assert torch.equal(made[name], (p + a - b).half())
+
+
+@pytest.mark.parametrize("lacking", ["old", "controlled", "new"])
+def test_what_has_no_effect_may_be_missing(lacking, penultimate):
+    plan = blueprint(penultimate)
+    whole = {name: HandedOver(full_weights(penultimate, seed), name) for seed, name in enumerate(("old", "controlled"))}
+    whole["new"] = HandedOver(base_of(full_weights(penultimate, seed=2)), "new")
+    used = {name: tensor for name, tensor in whole[lacking].items() if name not in plan.without_effect}
+    given = {**whole, lacking: HandedOver(used, lacking)}
+    expected, made = (transfer_control(*files.values(), plan) for files in (whole, given))
+    assert made.weights.keys() == expected.weights.keys() == plan.shapes.keys()
+    for name, tensor in expected.weights.items():
+        zero = lacking == "new" and name in plan.without_effect
+        assert torch.equal(made.weights[name], torch.zeros_like(tensor) if zero else tensor), name
 
 
 def test_incomplete_files_are_named(old, controlled, new, plan):
