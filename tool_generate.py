@@ -155,6 +155,7 @@ def _again(given: argparse.Namespace) -> int:
         save_memory=given.save_memory or None,
         compile=given.compile or None,
     )
+    as_told = source != Source()  # not as the record says
     again = Again(source)
     given.out.mkdir(parents=True, exist_ok=True)
     failed = 0
@@ -162,7 +163,7 @@ def _again(given: argparse.Namespace) -> int:
         target = given.out / path.name
         try:
             record = read_record(path)
-            if target.exists() and _made_again(target, path, record):
+            if target.exists() and _is_there(target, path, None if as_told else record):
                 print(f"{target}: kept, it is there already")
                 continue
             with (
@@ -181,23 +182,23 @@ def _again(given: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _made_again(target: Path, path: Path, record: Record) -> bool:
-    """Whether what is there was made again from an image's record, by whatever weights.
+def _is_there(target: Path, path: Path, record: Record | None) -> bool:
+    """Whether what is there was made again from an image's record.
 
     Raises:
-        FileExistsError: If it is the image, or something else.
+        FileExistsError: If it is the image itself or something else, or nothing is said of what it should be.
     """
     from cldm.weights.saving import check_free
 
     with suppress(ValueError):
-        if not target.samefile(path) and _wish(read_record(target)) == _wish(record):
+        if record and not target.samefile(path) and _wish(read_record(target)) == _wish(record):
             return True
     check_free(target)
     return False
 
 
 def _wish(record: Record) -> Record:
-    return replace(record, weights=(), control_weights=(), config=None, runtime=None)
+    return replace(record, runtime=None)
 
 
 def _compared(first: Path, again: Path) -> str:

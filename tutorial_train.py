@@ -104,6 +104,7 @@ def train(
             "unconditional_guidance_scale": settings.image_scale,
         },
     )
+    own_bar = any(isinstance(each, pl.callbacks.ProgressBar) for each in callbacks)
     trainer = pl.Trainer(
         accelerator={"cuda": "gpu"}.get(settings.device, settings.device),
         devices=settings.devices,
@@ -116,7 +117,7 @@ def train(
         max_epochs=-1,
         default_root_dir=settings.folder,
         logger=loggers(settings.folder),
-        callbacks=[Progress(), FirstStep(), *learning, images, stopping, *callbacks, saving],
+        callbacks=[*([] if own_bar else [Progress()]), FirstStep(), *learning, images, stopping, *callbacks, saving],
         plugins=plugins(),
         use_distributed_sampler=False,  # TrainingData gives each process its share
         log_every_n_steps=settings.loss_freq,

@@ -189,6 +189,7 @@ class ControlLDM(LatentDiffusion):
         self.only_mid_control = only_mid_control
         self.sd_locked = True
         self.optimization = Optimization()
+        self._locked_for_mid_control = False
         self.control_scales = [1.0] * self.control_model.num_connections
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
@@ -269,15 +270,20 @@ class ControlLDM(LatentDiffusion):
         Raises:
             ValueError: If all of the ControlNet is locked.
         """
-        for name, module in self.named_children():
-            if name != "control_model":
-                module.requires_grad_(False)
+        network = self.control_model
+        if self._locked_for_mid_control and not self.only_mid_control:
+            network.zero_convs.requires_grad_(True)
+        if not any(p.requires_grad for p in network.parameters()):
+            raise ValueError("all of control_model is locked; nothing would be trained: control_model.requires_grad_()")
+        if self.only_mid_control:
+            network.zero_convs.requires_grad_(False)
+        self._locked_for_mid_control = self.only_mid_control
+        own = {id(parameter) for parameter in network.parameters()}
+        for parameter in self.parameters():
+            parameter.requires_grad_(parameter.requires_grad and id(parameter) in own)
         if not self.sd_locked:
             for module in (self.model.diffusion_model.output_blocks, self.model.diffusion_model.out):
                 module.requires_grad_(True)
-        self.control_model.zero_convs.requires_grad_(not self.only_mid_control)
-        if not any(p.requires_grad for p in self.control_model.parameters()):
-            raise ValueError("all of control_model is locked; nothing would be trained: control_model.requires_grad_()")
         return [p for p in self.parameters() if p.requires_grad]
 
     def recompute_activations(self, recompute: bool) -> None:
@@ -312,7 +318,7 @@ class ControlLDM(LatentDiffusion):
             "reconstruction", "samples_cfg_scale_..." (n, 3, H, W) in [-1, 1], "control" (n, c, H, W) likewise,
             and "conditioning", the prompts.
         """
-        z, cond = self.get_input(batch, bs=N)
+        z, cond = self.get_input(batch, self.first_stage_key, bs=N)
         uncond = {**cond, "c_crossattn": [self.get_unconditional_conditioning(len(z))]}
         scale = unconditional_guidance_scale
         samples, _ = self.sample_log(

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -54,8 +55,8 @@ class ImageLogger(pl.Callback):
     Samples are drawn one at a time, so that memory that does for training does for these, and a run goes on where it
     does not, or a file cannot be written. With `cldm.training.Ema` they are of the averaged weights.
 
-    Of a batch, the model gets what it reads (images, prompts, control images), what training adds, and other tensors of
-    one row for each sample; what else a dataset gives cannot be told apart by sample.
+    Of a batch, the model gets what it reads (images, prompts, control images), what training adds, and other tensors
+    and texts of one row for each sample; what else a dataset gives cannot be told apart by sample.
 
     Files are `<folder>/train/<what>_gs-<step>_e-<epoch>_b-<batch>.png`.
 
@@ -106,8 +107,8 @@ class ImageLogger(pl.Callback):
         """What the model's `log_images` gives of each sample alone, put together."""
         keys = (model.first_stage_key, model.cond_stage_key, model.control_key, INDEX, MOMENTS)
         read = {key: batch[key] for key in keys if key in batch}
-        count = min(map(len, read.values()))
-        rows = {key: value for key, value in batch.items() if isinstance(value, Tensor) and value.shape[:1] == (count,)}
+        count = min(map(len, read.values()), default=0)
+        rows = {key: values for key, values in batch.items() if _has_rows(values, count)}
         settings = {"N": self.max_images, **self.log_images_kwargs}
         given = min(settings.pop("N"), count)
         with decoding(model):
@@ -127,3 +128,10 @@ class ImageLogger(pl.Callback):
             for logger in trainer.loggers:
                 if isinstance(logger, pl.loggers.TensorBoardLogger):
                     logger.experiment.add_image(f"train/{name}", picture, trainer.global_step, dataformats="HWC")
+
+
+def _has_rows(values: Any, count: int) -> bool:
+    """Whether values of a batch are one for each of its samples, as far as that can be told."""
+    if isinstance(values, Tensor):
+        return values.shape[:1] == (count,)
+    return isinstance(values, list) and len(values) == count and all(isinstance(value, str) for value in values)

@@ -55,7 +55,8 @@ def called(target: Callable[..., Any], params: Mapping[str, Any], name: str) -> 
         return target(**params)
     except TypeError as error:
         known = _parameters(target) if inspect.isclass(target) else {}
-        missing = [p.name for p in known.values() if p.default is p.empty and p.name not in params]
+        lacking = [p.name for p in known.values() if p.default is p.empty and p.name not in params]
+        missing = [name for name in lacking if f"'{name}'" in str(error)]
         if not missing:
             raise
         raise ValueError(

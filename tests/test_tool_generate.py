@@ -74,6 +74,14 @@ def test_a_folder_is_done_gone_on_with_and_made_again_from_metadata_alone(run, t
     assert f"again/{images[1].name}: the same bytes as {images[1]}" in said.out
 
 
+def test_again_with_flags_of_its_own_keeps_nothing(run, tmp_path, capsys):
+    assert run("in/small.png", "--control", "canny", "--out", "out", "steps=1", "seed=4") == 0
+    (image,) = (tmp_path / "out").iterdir()
+    assert run("--again", str(image), "--out", "again", flags=[]) == 0
+    assert run("--again", str(image), "--out", "again", flags=["--save-memory"]) == 1
+    assert "exists and is not overwritten" in capsys.readouterr().err
+
+
 def test_again_computes_nothing_for_a_name_that_is_taken(run, tmp_path, monkeypatch, capsys):
     assert run("in", "--control", "canny", "--out", "out", "steps=1", "seed=4") == 0
     one, other = sorted((tmp_path / "out").iterdir())

@@ -76,8 +76,8 @@ def use_cache(
 
     Args:
         model: Freshly loaded; it is changed.
-        dataset: With `rows`, as `tutorial_dataset.MyDataset` has; the same item at each reading. If it has `images`, as
-            that has, images are not decoded again once they are in the cache.
+        dataset: With `rows`, as `tutorial_dataset.MyDataset` has; the same item at each reading. If its
+            `images` is True, as there, images are not decoded again once they are in the cache.
         folder: Of all caches; True for the folder cache/ beside the dataset's prompt.json.
         config: The model's yaml.
         load: Loads the model once more, for its autoencoder.
@@ -118,7 +118,7 @@ def use_cache(
 
 def _without_images(dataset: Any, image_key: str) -> Any:
     """The dataset with its images left undecoded, if it can do so and its other values are the same then."""
-    if not getattr(dataset, "images", False) or not len(dataset):
+    if getattr(dataset, "images", None) is not True or not len(dataset):
         return dataset
     without = copy.copy(dataset)
     without.images = False

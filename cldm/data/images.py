@@ -18,6 +18,7 @@ _GREY = ("1", "L", "LA")
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # greyscale of 16 bits; older Pillows read it as I
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # of Pillow and numpy
 _LARGEST_16_BIT = 65535
+_ORIENTED = {"exif", "Raw profile type exif", "XML:com.adobe.xmp"}  # what of a PNG's header may say how it lies
 _LYING = (5, 6, 7, 8)  # orientations in EXIF whose rows are columns of the picture
 
 
@@ -77,7 +78,7 @@ def image_size(file: File) -> tuple[int, int]:
         ValueError: If it is no image, or its header is damaged.
     """
     with _reading(file) as opened, Image.open(opened) as image:
-        if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+        if image.format == "TIFF" or (image.format == "PNG" and not _ORIENTED & image.info.keys()):
             return image.size  # Pillow has turned the first already, and would decode the other to look for more
         lying = image.getexif().get(ExifTags.Base.Orientation) in _LYING
         return image.size[::-1] if lying else image.size

@@ -52,17 +52,17 @@ def open_run(settings: Settings) -> Path | None:
         FileNotFoundError: If the named state is not there.
         StateError: If the named state is damaged, or all are.
     """
-    folder = settings.folder
+    folder, step = settings.folder, 0
     if settings.resume == "auto":
         state = _newest_good(folder)
     elif settings.resume:
         state = Path(settings.resume).expanduser()
-        check_state(state)
+        step = check_state(state)
     else:
         state = None
     if rank_zero_only.rank == 0:  # the others may come when the first has begun to write
         if settings.resume != "auto":
-            _check_free(folder, state)
+            _check_free(folder, state, step)
         elif state is None:
             _check_begun(folder, settings.save_freq)
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,10 +90,10 @@ def _newest_good(folder: Path) -> Path | None:
     return None
 
 
-def _check_free(folder: Path, state: Path | None) -> None:
-    """Check that nothing of an earlier run would be overwritten, in the folder that a state is gone on from in."""
+def _check_free(folder: Path, state: Path | None, step: int) -> None:
+    """Check that nothing of an earlier run would be overwritten, in the folder that a state of a step is gone on in."""
     if state is not None and state.resolve().parent == folder.resolve():
-        later = [file for kind in (CONTROL, STATE) for file in saved(folder, kind) if step_of(file) > step_of(state)]
+        later = [file for kind in (CONTROL, STATE) for file in saved(folder, kind) if step_of(file) > step]
         if later:
             raise FileExistsError(
                 f"{folder} has later files than {state.name}, {later[-1].name} for instance, which going on would "

@@ -65,8 +65,11 @@ class StateFiles(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-def check_state(path: Path) -> None:
+def check_state(path: Path) -> int:
     """Check that a state is whole: every byte is read and compared with its checksum.
+
+    Returns:
+        The step that it was saved at.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -86,6 +89,7 @@ def check_state(path: Path) -> None:
     missing = [part for part in _PARTS if not isinstance(found, dict) or part not in found]
     if missing:
         raise StateError(f"{path} is no training state: it lacks {', '.join(missing)}")
+    return found["global_step"]
 
 
 def trained_names(model: nn.Module) -> list[str]:

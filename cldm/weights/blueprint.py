@@ -62,5 +62,5 @@ class Blueprint:
 def _without_effect(model: nn.Module) -> list[str]:
     # Not by the attribute, which would give a deferred model its values.
     encoder = vars(model)["_modules"].get("cond_stage_model")
-    known = isinstance(encoder, FrozenCLIPEmbedder | FrozenOpenCLIPEmbedder)
-    return encoder.without_effect() if known else []
+    # What a subclass of one's own uses is not known.
+    return encoder.without_effect() if type(encoder) in (FrozenCLIPEmbedder, FrozenOpenCLIPEmbedder) else []

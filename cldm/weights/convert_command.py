@@ -68,7 +68,9 @@ def _convert(options: argparse.Namespace, configs: Path) -> list[str]:
             lines.append(f"left out: the decoder that was trained with it ({surplus} tensors); --to ldm uses it")
     if options.half:
         weights = {name: halved(name, tensor) for name, tensor in weights.items()}
-    params = diffusers_config(read_config(config)["params"]["control_stage_config"]["params"])
+    whole = read_config(config)["params"]
+    pooled = bool(whole.get("global_average_pooling"))
+    params = diffusers_config(whole["control_stage_config"]["params"], pooled)
     if options.to == "diffusers":
         written = save_diffusers_folder(weights, params, options.output)
     else:

@@ -7,11 +7,12 @@ _DEFAULTS = {"channel_mult": (1, 2, 4, 8), "transformer_depth": 1, "num_groups":
 _HINT_WIDTHS = [16, 32, 96, 256]  # of the hint encoder, the same in every ControlNet
 
 
-def diffusers_config(params: Mapping[str, Any]) -> dict[str, Any]:
+def diffusers_config(params: Mapping[str, Any], pooled: bool = False) -> dict[str, Any]:
     """The arguments of diffusers' ControlNetModel that make the same network.
 
     Args:
         params: Of a yaml's `control_stage_config`.
+        pooled: The yaml's `global_average_pooling`.
     """
     given = {**_DEFAULTS, **params}
     widths = [given["model_channels"] * mult for mult in given["channel_mult"]]
@@ -32,11 +33,12 @@ def diffusers_config(params: Mapping[str, Any]) -> dict[str, Any]:
         "upcast_attention": is_linear if upcast is None else upcast,
         "norm_num_groups": given["num_groups"],
         "conditioning_embedding_out_channels": _HINT_WIDTHS,
+        **({"global_pool_conditions": True} if pooled else {}),
     }
 
 
 def _heads(given: Mapping[str, Any], widths: list[int]) -> int | list[int]:
     """Heads of each level's attention; diffusers calls their number, not their size, attention_head_dim."""
-    if given.get("num_heads", -1) != -1:
-        return given["num_heads"]
-    return [width // given["num_head_channels"] for width in widths]
+    if given.get("num_head_channels", -1) != -1:
+        return [width // given["num_head_channels"] for width in widths]
+    return given["num_heads"]

@@ -164,10 +164,37 @@ def test_what_a_script_has_locked_of_the_controlnet_stays_so():
     trained = {id(p) for p in model.trained_parameters()}
     locked = {id(p) for p in model.control_model.input_hint_block.parameters()}
     assert trained == {id(p) for p in model.control_model.parameters()} - locked
+    model.control_model.zero_convs[0].requires_grad_(False)
+    assert len(model.trained_parameters()) == len(trained) - 2
     model.control_model.requires_grad_(False)
-    model.only_mid_control = True
     with pytest.raises(ValueError, match="all of control_model is locked"):
         model.trained_parameters()
+
+
+def test_the_middle_alone_locks_the_other_connections_until_they_count_again():
+    model = tiny.control_ldm()
+    everything = len(model.trained_parameters())
+    model.only_mid_control = True
+    connections = len(list(model.control_model.zero_convs.parameters()))
+    assert len(model.trained_parameters()) == len(model.trained_parameters()) == everything - connections
+    model.only_mid_control = False
+    assert len(model.trained_parameters()) == everything
+
+
+class OwnInput(ControlLDM):
+    """As users' subclasses, with the original's arguments."""
+
+    def get_input(self, batch, k, bs=None, *args, **kwargs):
+        return super().get_input(batch, k, bs, *args, **kwargs)
+
+
+def test_a_get_input_of_ones_own_is_called_as_it_expects(monkeypatch):
+    model = tiny.control_ldm(cond_stage_config=tiny.CLIP)
+    model.__class__ = OwnInput
+    monkeypatch.setattr(model, "log", lambda *_, **__: None)
+    batch = {"jpg": torch.zeros(1, 64, 64, 3), "txt": ["a"], "hint": torch.rand(1, 64, 64, 3)}
+    assert model.training_step(batch, 0) > 0
+    assert len(model.log_images(batch, N=1, ddim_steps=1)["reconstruction"]) == 1
 
 
 def test_an_input_is_had_as_scripts_ask_for_it():

@@ -139,8 +139,12 @@ def test_the_model_gets_a_row_of_what_has_rows(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Model, "log_images", looked_at)
     images = {"jpg": torch.rand(5, 8, 8, 3), "hint": torch.rand(5, 8, 8, 3), MOMENTS: torch.rand(5, 8, 1, 1)}
-    log(tmp_path, batch={**BATCH, **images, "weight": torch.rand(5), "three": torch.rand(3)}, max_images=2)
-    assert [set(batch) for batch in seen] == [{"jpg", "txt", "hint", INDEX, MOMENTS, "weight"}] * 2
+    log(
+        tmp_path,
+        batch={**BATCH, **images, "weight": torch.rand(5), "three": torch.rand(3), "negative": list("abcde")},
+        max_images=2,
+    )
+    assert [set(batch) for batch in seen] == [{"jpg", "txt", "hint", INDEX, MOMENTS, "weight", "negative"}] * 2
     assert [batch["txt"] for batch in seen] == [["a circle"], ["a star"]]
     assert [batch[INDEX].tolist() for batch in seen] == [[0], [1]]
     assert torch.equal(seen[1]["hint"], images["hint"][1:2])

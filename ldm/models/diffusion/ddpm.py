@@ -128,7 +128,7 @@ class LatentDiffusion(pl.LightningModule):
             instead, neutral = _DONE_ELSEWHERE.get(name, ("", value))
             if value and value != neutral:
                 rank_zero_warn(f"{name}: {value} in the yaml has no effect: {instead}")
-            if close := difflib.get_close_matches(name, known, 1, cutoff=0.9):
+            if name not in known and (close := difflib.get_close_matches(name, known, 1, cutoff=0.9)):
                 raise ValueError(f"the model has no parameter {name}; is {close[0]} meant?")
 
     def train(self, mode: bool = True) -> "LatentDiffusion":

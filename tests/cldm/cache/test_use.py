@@ -21,7 +21,7 @@ from cldm.fill50k import make_fill50k
 from cldm.model import load_model
 from ldm.models.diffusion.ddpm import MOMENTS
 from ldm.models.diffusion.draws import INDEX
-from tutorial_dataset import MyDataset
+from tutorial_dataset import MyDataset, load_item
 
 COUNT = 6
 
@@ -121,6 +121,20 @@ def test_a_dataset_that_makes_something_of_its_images_keeps_them(files, tmp_path
         found = use_cache(load(files), dataset, tmp_path, files[0], lambda: load(files), "cpu")[0]
         assert np.array_equal(found["hint"], dataset[0]["hint"])
         assert found["txt"] == dataset[0]["txt"]
+
+
+def test_images_of_ones_own_are_not_taken_for_the_switch(files, tmp_path):
+    class Own(MyDataset):
+        def __init__(self, path: Path):
+            super().__init__(path)
+            self.images = [row.target for row in self.rows]
+
+        def __getitem__(self, index: int) -> dict:
+            assert self.images[index].is_file()
+            return load_item(self.rows[index])
+
+    found = use_cache(load(files), Own(files[2]), tmp_path, files[0], lambda: load(files), "cpu")
+    assert set(found[1]) == {MOMENTS, "hint", "txt"}
 
 
 def test_the_process_generator_is_not_moved(files, tmp_path):

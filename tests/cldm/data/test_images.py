@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
 from cldm.data.images import Member, check_hint, image_size, read_hint, read_image
 
@@ -97,6 +97,13 @@ def test_a_size_is_that_of_the_upright_image_and_nothing_is_decoded(tmp_path, mo
     assert expected == ((16, 24) if orientation in (6, 8) else (24, 16))
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("decoded"))
     assert image_size(file) == expected
+
+
+def test_a_png_that_says_otherwise_how_it_lies_is_turned_as_when_it_is_read(tmp_path):
+    told = PngImagePlugin.PngInfo()
+    told.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
+    Image.new("RGB", (24, 16)).save(tmp_path / "a.png", pnginfo=told)
+    assert image_size(tmp_path / "a.png") == read_image(tmp_path / "a.png").shape[1::-1] == (16, 24)
 
 
 def test_members_of_shards_are_read_as_files_are(tmp_path):

@@ -103,6 +103,16 @@ def test_a_named_state_is_taken_into_a_new_folder_but_not_over_later_files(setti
         open_run(named)
 
 
+def test_a_state_that_people_have_named_says_its_step_itself(settings, folder):
+    named = state(folder, 500).rename(folder / "good.pt")
+    (folder / "control_000500.safetensors").touch()
+    again = replace(settings, resume=str(named))
+    assert open_run(again) == named
+    (folder / "control_001000.safetensors").touch()
+    with pytest.raises(FileExistsError, match=r"later files than good\.pt, control_001000"):
+        open_run(again)
+
+
 def test_other_processes_do_not_ask_whether_the_first_has_begun(settings, folder, monkeypatch):
     (folder / "settings.yaml").touch()
     monkeypatch.setattr("cldm.training.run_folder.rank_zero_only.rank", 1)

@@ -35,6 +35,13 @@ def test_full_size_configs_make_networks_of_the_published_shapes(version, config
 def test_heads_are_given_by_their_number():
     assert diffusers_config(params("cldm_v15.yaml"))["attention_head_dim"] == 8
     assert diffusers_config(params("cldm_v21.yaml"))["attention_head_dim"] == [5, 10, 20, 20]
+    both = {**params("cldm_v21.yaml"), "num_heads": 8}
+    assert diffusers_config(both)["attention_head_dim"] == [5, 10, 20, 20]
+
+
+def test_a_controlnet_that_says_the_same_everywhere_does_so_there():
+    assert ControlNetModel.from_config(diffusers_config(SMALLEST, pooled=True)).config.global_pool_conditions
+    assert "global_pool_conditions" not in diffusers_config(SMALLEST)
 
 
 def test_what_a_yaml_leaves_out_is_our_networks_default():

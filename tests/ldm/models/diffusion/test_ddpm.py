@@ -222,6 +222,18 @@ def test_misspelt_keys_are_errors(name, meant):
         latent_diffusion(**{name: 1})
 
 
+def test_a_subclass_may_have_a_key_of_its_own_and_hand_it_on():
+    class Own(LatentDiffusion):
+        def __init__(self, *, monitor="val/x", **others):
+            super().__init__(monitor=monitor, **others)
+
+    made = latent_diffusion()
+    made.__class__ = Own
+    made._look_at({"monitor": "val/x"})
+    with pytest.raises(ValueError, match="is monitor meant"):
+        made._look_at({"monitors": "val/x"})
+
+
 def test_noise_is_drawn_where_none_is_given(model):
     z, t = torch.zeros(1, 4, 8, 8), torch.tensor([500])
     torch.manual_seed(0)
