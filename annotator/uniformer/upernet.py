@@ -27,6 +27,13 @@ class ConvBN(nn.Module):
         return F.relu(self.bn(self.conv(x)))
 
 
+class Pool(nn.AdaptiveAvgPool2d):
+    """Means over n x n cells; on the CPU for Apple's GPUs, which take only sizes that n divides."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.cpu()).to(x.device) if x.device.type == "mps" else super().forward(x)
+
+
 def resize_like(x: Tensor, reference: Tensor) -> Tensor:
     """`x` with the height and width of `reference`."""
     return F.interpolate(x, size=reference.shape[2:], mode="bilinear")
@@ -38,7 +45,7 @@ class UPerHead(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         *fine, coarsest = WIDTHS
-        self.psp_modules = nn.ModuleList(nn.Sequential(nn.AdaptiveAvgPool2d(n), ConvBN(coarsest, 1)) for n in POOLS)
+        self.psp_modules = nn.ModuleList(nn.Sequential(Pool(n), ConvBN(coarsest, 1)) for n in POOLS)
         self.bottleneck = ConvBN(coarsest + len(POOLS) * CHANNELS, 3)
         self.lateral_convs = nn.ModuleList(ConvBN(width, 1) for width in fine)
         self.fpn_convs = nn.ModuleList(ConvBN(CHANNELS, 3) for _ in fine)
