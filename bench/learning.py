@@ -7,8 +7,8 @@ Every so many steps the same judge draws images for the same held-out hints; its
 the same but for rounding, which chance makes much of where a control is suddenly learnt, and differ in seconds.
 
 Each run is a process of its own, and its figures are appended to runs/learning/results.jsonl when it is complete, so
-that the bench goes on where it was stopped. At the end there are a table and runs/learning/curve.png. It takes more
-than an hour on two cores.
+that the bench goes on where it was stopped. At the end there are a table and runs/learning/curve.png. It takes some 35
+minutes on two cores. Three seeds leave much to chance: see docs/performance.md.
 """
 
 import argparse
