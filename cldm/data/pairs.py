@@ -58,7 +58,7 @@ def read_pair(
 
 
 def read_hint_alone(sample: Sample, framing: Framing = AS_THEY_ARE, hint_channels: int | None = None) -> np.ndarray:
-    """The control map of `read_pair`, without decoding the image; errors as there, but that image's pixels."""
+    """The control map of `read_pair` and its errors, but of the image the header alone is read."""
     with naming(sample):
         parts = [read_hint(file) for file in sample.sources]
         return _framed(sample, parts, image_size(sample.target), framing, hint_channels)[0]

@@ -1,7 +1,6 @@
 """Latent diffusion on Lightning (Rombach et al., arXiv:2112.10752)."""
 
 import difflib
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from ldm.models.diffusion.prediction import PARAMETERIZATIONS, add_noise, veloci
 from ldm.models.diffusion.schedule import make_beta_schedule, schedule_buffers
 from ldm.models.diffusion.weighting import min_snr_weight
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
-from ldm.util import instantiate_from_config
+from ldm.util import instantiate_from_config, parameter_names
 
 Batch = Mapping[str, Any]
 
@@ -123,7 +122,7 @@ class LatentDiffusion(pl.LightningModule):
 
     def _look_at(self, accepted: Mapping[str, Any]) -> None:
         """Tell what keys without effect may have been meant to do."""
-        known = {name for kind in type(self).__mro__ for name in inspect.signature(kind.__init__).parameters}
+        known = parameter_names(type(self))
         for name, value in accepted.items():
             instead, neutral = _DONE_ELSEWHERE.get(name, ("", value))
             if value and value != neutral:
