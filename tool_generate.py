@@ -18,7 +18,7 @@ detector's options, image (by default the one that is worked on), checkpoint and
 
 --again makes an image that an app or this tool has saved once more, from what is in its file, to the byte on the same
 machine, and says what is different if anything is. It takes the flags of the machine, --detector aside; the rest is
-the image's.
+the image's. Without such flags, what is there of the same record is kept.
 """
 
 import argparse
