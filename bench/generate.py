@@ -23,13 +23,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench.live_bytes import LiveBytes
 from cldm.cldm import ControlLDM
@@ -137,6 +137,16 @@ class Watch:
         for module in modules if self.memory is not None else ():
             module.register_forward_pre_hook(self._look_around)
 
+    def over_steps_of(self, kind: type[ControlLDM]) -> None:
+        """Look at every step of all models of this class; a model with an `apply_model` of its own is run otherwise."""
+        apply = kind.apply_model
+
+        def watched(model: ControlLDM, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
+            self.step_begins()
+            return apply(model, x, t, cond)
+
+        kind.apply_model = watched
+
     @torch.compiler.disable
     def step_begins(self, *_: Any) -> None:
         """To be called where every step begins."""
@@ -174,8 +184,7 @@ def run_ours(side: str, config: str, folder: Path, steps: int, watch: Watch) -> 
         loaded = load(files, "cpu", "float32", save_memory=side == "saving", compile=side == "compiled")
         ldm = loaded.ldm
         watch.over((ldm.cond_stage_model, ldm.first_stage_model.post_quant_conv))
-        apply = ldm.apply_model
-        ldm.apply_model = lambda x, t, cond: (watch.step_begins(), apply(x, t, cond))[1]
+        watch.over_steps_of(ControlLDM)
         settings = Settings(steps=steps, scale=SCALE, seed=SEED, added_prompt="", negative_prompt="")
         image = generate(loaded, _map(), PROMPT, settings, watch.step_ended).images[0]
         np.save(folder / f"{side}.npy", image)

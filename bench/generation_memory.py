@@ -25,25 +25,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="models/cldm_v15.yaml")
     parser.add_argument("--side", type=int, default=512, help="of the image, in pixels")
+    parser.add_argument("--precision", choices=["float32", "float16", "bfloat16"], default="float32")
     options = parser.parse_args()
     with FakeTensorMode(), torch.no_grad():
-        figures = measure(options.config, options.side)
-    print(f"{options.config}, {options.side} pixels, one image, guidance on, float32\n\n| | GB |\n|---|---|")
+        figures = measure(options.config, options.side, getattr(torch, options.precision))
+    print(
+        f"{options.config}, {options.side} pixels, one image, guidance on, {options.precision}\n\n| | GB |\n|---|---|"
+    )
     for name, size in figures.items():
         print(f"| {name} | {size / 1e9:.2f} |", flush=True)
 
 
-def measure(config: str, side: int) -> dict[str, int]:
-    """Bytes of each part's weights, and of what is alive beside these at the most; then the peaks by setting."""
+def measure(config: str, side: int, dtype: torch.dtype = torch.float32) -> dict[str, int]:
+    """Bytes of each part's weights, and of what is alive beside these at the most; then the peaks by setting.
+
+    As in `cldm.loading.load`, the autoencoder stays in float32 beside networks in float16.
+    """
     params = read_config(config)["params"]
     stages = ("unet_config", "control_stage_config", "first_stage_config", "cond_stage_config")
     unet, control, autoencoder, text = (instantiate_from_config(params[stage]).eval() for stage in stages)
+    for network in (unet, control, text) if dtype == torch.float16 else (unet, control, text, autoencoder):
+        converted = {n: t.to(dtype) if t.is_floating_point() else t for n, t in network.state_dict().items()}
+        network.load_state_dict(converted, assign=True)
     parts = {"unet": unet, "control": control, "vae": autoencoder, "text": text}
     weights = {name: _size(m) for name, m in parts.items()}
-    latent, times = torch.empty(1, 4, side // 8, side // 8), torch.empty(1)
-    tokens = torch.empty(2, _TOKENS, params["unet_config"]["params"]["context_dim"])
+    latent, times = torch.empty(1, 4, side // 8, side // 8, dtype=dtype), torch.empty(1)
+    encoded = latent.to(autoencoder.dtype)
+    tokens = torch.empty(2, _TOKENS, params["unet_config"]["params"]["context_dim"], dtype=dtype)
     keys, control_keys = unet.text_keys(tokens), control.text_keys(tokens)
-    applied = AppliedControl(control, torch.empty(1, 3, side, side), [1.0] * control.num_connections)
+    applied = AppliedControl(control, torch.empty(1, 3, side, side, dtype=dtype), [1.0] * control.num_connections)
     _ = applied.features  # made now, so that it is not counted
 
     def step() -> Any:
@@ -51,9 +61,9 @@ def measure(config: str, side: int) -> dict[str, int]:
 
     activations = {
         "step": _beside("cpu", step),
-        "decode": _beside("cpu", lambda: autoencoder.decoder(latent)),
+        "decode": _beside("cpu", lambda: autoencoder.decoder(encoded)),
         "strips": _beside(
-            "cpu", lambda: Strips(torch.device("cpu"), torch.device(_OTHER)).decode(autoencoder.decoder, latent)
+            "cpu", lambda: Strips(torch.device("cpu"), torch.device(_OTHER)).decode(autoencoder.decoder, encoded)
         ),
     }
     everything = sum(weights.values())

@@ -3,21 +3,29 @@
 Run `python -m bench.learning` in the project's root. Both sides train the miniature's fresh ControlNet on the same
 Fill50K of 128 pixels in the same order, with the same optimizer, learning rate and batch size, and the same noise, time
 steps and dropped prompts; ours by `tutorial_train.py` with the cache, which it makes within the time that is counted.
-Every so many steps the same judge draws images for the same held-out hints; its time is not counted. So both sides do
-the same but for rounding, which chance makes much of where a control is suddenly learnt, and differ in seconds.
+Every so many steps the same judge draws images for the same held-out hints; its time is not counted, nor is importing.
+So both sides do the same but for rounding, which chance makes much of where a control is suddenly learnt, and differ in
+seconds. Each runs as it does for its users: ours steps AdamW in one kernel and keeps freed memory, the loop does not.
 
 Each run is a process of its own, and its figures are appended to runs/learning/results.jsonl when it is complete, so
-that the bench goes on where it was stopped. At the end there are a table and runs/learning/curve.png. It takes some 35
-minutes on two cores. Three seeds leave much to chance: see docs/performance.md.
+that the bench goes on where it was stopped; a run of other code or on another machine is made again. At the end there
+are a table and runs/learning/curve.png. It takes some 35 minutes on two cores. Three seeds leave much to chance: see
+docs/performance.md.
 """
 
 import argparse
 import json
+import platform
+import re
 import statistics
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, fields
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from bench.learning_sides import Course, run
 
@@ -29,15 +37,17 @@ SPEEDUP = 1.6
 """At least so much sooner in seconds."""
 
 SIDES = ("ours", "diffusers")
+_CODE = ("tutorial_*.py", "cldm/**/*.py", "ldm/**/*.py", "bench/learning_sides.py")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: who, with which seed and course, and the IoU after so many steps and seconds."""
+    """A finished run: who, with which seed and course, where, and the IoU after so many steps and seconds."""
 
     side: str
     seed: int
     course: dict
+    place: dict
     steps: list[int]
     seconds: list[float]
     iou: list[float]
@@ -53,10 +63,26 @@ class Run:
         return None
 
 
-def finished(file: Path, course: Course) -> list[Run]:
-    """The runs of this course that are complete."""
-    lines = file.read_text().splitlines() if file.is_file() else []
-    return [each for each in (Run(**json.loads(line)) for line in lines) if each.course == asdict(course)]
+def place() -> dict[str, Any]:
+    """What seconds depend on beside the course: the code, the library and the machine."""
+    code = sha256(b"".join(file.read_bytes() for part in _CODE for file in sorted(ROOT.glob(part))))
+    processor = re.search(r"model name\s*:\s*(.+)", _text(Path("/proc/cpuinfo")))
+    return {
+        "code": code.hexdigest()[:12],
+        "torch": torch.__version__,
+        "processor": processor[1] if processor else platform.processor(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def finished(file: Path, course: Course, here: dict[str, Any]) -> list[Run]:
+    """The runs of this course that were completed with this code on this machine."""
+    lines = [json.loads(line) for line in _text(file).splitlines()]
+    return [Run(**each) for each in lines if (each["course"], each.get("place")) == (asdict(course), here)]
+
+
+def _text(file: Path) -> str:
+    return file.read_text() if file.is_file() else ""
 
 
 def report(runs: list[Run]) -> bool:
@@ -74,6 +100,8 @@ def report(runs: list[Run]) -> bool:
         print(f"| {each.side} | {each.seed} | {each.seconds[-1] / each.steps[-1]:.3f} | {told} |")
         if reached is not None:
             seconds[each.side].append(reached[1])
+    costs = {side: statistics.mean(r.seconds[-1] / r.steps[-1] for r in by_side[side]) for side in SIDES}
+    print(f"a step of ours takes {costs['diffusers'] / costs['ours']:.2f} times less, with the cache's making")
     equal = all(
         [
             _at_least_equal("mean of all judgements", {s: [statistics.mean(r.iou) for r in by_side[s]] for s in SIDES}),
@@ -141,17 +169,17 @@ def main() -> None:
     if options.one:
         side, seed = options.one[0], int(options.one[1])
         points = run(side, seed, course, options.folder)
-        done = Run(side, seed, asdict(course), *(list(values) for values in zip(*points, strict=True)))
+        done = Run(side, seed, asdict(course), place(), *(list(values) for values in zip(*points, strict=True)))
         with open(file, "a") as lines:
             lines.write(json.dumps(asdict(done)) + "\n")
         return
     wanted = [(side, seed) for seed in options.seeds for side in SIDES]
     for side, seed in wanted:
-        if (side, seed) not in {(each.side, each.seed) for each in finished(file, course)}:
+        if (side, seed) not in {(each.side, each.seed) for each in finished(file, course, place())}:
             print(f"{side}, seed {seed}", flush=True)
             command = [sys.executable, "-m", "bench.learning", *sys.argv[1:], "--one", side, str(seed)]
             subprocess.run(command, cwd=ROOT, check=True)
-    runs = [each for each in finished(file, course) if (each.side, each.seed) in wanted]
+    runs = [each for each in finished(file, course, place()) if (each.side, each.seed) in wanted]
     draw(runs, options.folder / "curve.png")
     if not report(runs):
         sys.exit(1)

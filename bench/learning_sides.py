@@ -12,9 +12,12 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
+from diffusers.optimization import get_scheduler
 from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from cldm.cldm import ControlLDM
 from cldm.fidelity import drawn_shape, iou
@@ -165,8 +168,6 @@ def batches(settings: Settings) -> Iterator[tuple[Draws, dict[str, Any]]]:
 
 def train_diffusers(settings: Settings, judge: Judge) -> None:
     """The loop of diffusers' train_controlnet example, with our settings, dropped prompts among them."""
-    from diffusers.optimization import get_scheduler
-
     networks = Networks(require(settings, "").model())
     weights, betas = list(networks.controlnet.parameters()), (settings.beta1, settings.beta2)
     optimizer = torch.optim.AdamW(weights, settings.learning_rate, betas, weight_decay=settings.weight_decay)
@@ -198,9 +199,6 @@ class Networks:
     """diffusers' networks with the weights of a ControlLDM of the miniature's kind, and their loss."""
 
     def __init__(self, model: ControlLDM):
-        from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
-        from transformers import CLIPTextConfig, CLIPTextModel
-
         params = read_config(CONFIG)["params"]
         own = {k: v for k, v in diffusers_config(params["control_stage_config"]["params"]).items() if k[0] != "_"}
         self.controlnet = ControlNetModel(**own)

@@ -16,9 +16,10 @@ With --computed nothing is run: operations are followed on PyTorch's fake tensor
 that seconds and losses are not known, and peak GB is to be trusted to 2 %. It needs neither time nor memory.
 
 Gradients are clipped, as the example does, except with the optimizer in the backward pass, which excludes it: such a
-row is beside the example without clipping. The example keeps gradients from step to step, filled with zeros, unless it
-is given --set_grads_to_none, as it can be here. Ours keeps freed memory, as `tutorial_train.py` does on CPUs; the
-example runs as the C library has it. Ends with an error if a goal is missed.
+row is beside the example without clipping. Both sides run as they do for their users: ours steps AdamW in one kernel
+and keeps freed memory, as `tutorial_train.py` does on CPUs; the example does neither, and keeps gradients from step to
+step, filled with zeros. --fused, --keep-freed-memory and --set-grads-to-none give it the same; only the last is a flag
+of its own. Ends with an error if a goal is missed.
 """
 
 import argparse
@@ -36,13 +37,19 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.live_bytes import LiveBytes, held
-from bench.training_sides import CONFIG, VARIANTS, Ours, Theirs, build, image
+from bench.training_sides import CONFIG, VARIANTS, Example, Ours, Theirs, build, image
 from cldm.cldm import ControlLDM
 from cldm.model import read_config
 from cldm.training import Settings
 from ldm.util import instantiate_from_config
 
 THEIRS, UNCLIPPED = "diffusers", "diffusers, not clipped"
+
+EXAMPLE_FLAGS = {
+    "--set-grads-to-none": "as the example's flag of that name",
+    "--fused": "the example's AdamW in one kernel, as ours is",
+    "--keep-freed-memory": "the example's process keeps freed memory, as ours does",
+}
 
 
 @dataclass(frozen=True)
@@ -75,10 +82,10 @@ GOALS = {
 }
 
 
-def measure(row: str, side: int, steps: int, keep_gradients: bool) -> Measured:
+def measure(row: str, side: int, steps: int, example: Example) -> Measured:
     """Train for one step and then `steps` measured ones, in this process."""
     tflop = count_tflop(row, side)
-    trainer = make(row, side, "cpu", keep_gradients)
+    trainer = make(row, side, "cpu", example)
     losses, seconds, cpu_seconds = [float(trainer.step())], [], []
     with LiveBytes(held(trainer.networks(), trainer.optimizer)) as live:
         for _ in range(steps):
@@ -89,21 +96,21 @@ def measure(row: str, side: int, steps: int, keep_gradients: bool) -> Measured:
     return Measured(min(seconds), min(cpu_seconds), live.peak / 1e9, tflop, losses)
 
 
-def make(row: str, side: int, device: str, keep_gradients: bool = True) -> Ours | Theirs:
+def make(row: str, side: int, device: str, example: Example) -> Ours | Theirs:
     """One of the sides, ready to step."""
     model, batch = build(device=device), image(side)
     if row in (THEIRS, UNCLIPPED):
-        return Theirs.of(model, batch, keep_gradients, clips=row == THEIRS)
+        return Theirs.of(model, batch, replace(example, clips=row == THEIRS))
     return Ours(model, VARIANTS[row], batch)
 
 
-def compute(row: str, side: int, keep_gradients: bool) -> Measured:
+def compute(row: str, side: int, example: Example) -> Measured:
     """What `measure` would find of a second step, without running it."""
     nan, batch = float("nan"), image(side)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = instantiate_from_config(read_config(CONFIG)).train()
         if row in (THEIRS, UNCLIPPED):
-            trainer = Theirs.of(model, batch, keep_gradients, clips=row == THEIRS)
+            trainer = Theirs.of(model, batch, replace(example, clips=row == THEIRS))
         else:
             trainer = Ours(model, _with_locked_cast(model, VARIANTS[row]), batch)
         del model
@@ -133,7 +140,7 @@ def _with_locked_cast(model: ControlLDM, settings: Settings) -> Settings:
 
 def count_tflop(row: str, side: int) -> float:
     """10**12 floating-point operations of a forward and a backward pass."""
-    trainer = make(row, side, "meta")
+    trainer = make(row, side, "meta", Example())
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         trainer.gradients()
     return counter.get_total_flops() / 1e12
@@ -142,12 +149,18 @@ def count_tflop(row: str, side: int) -> float:
 def cost(row: str, options: argparse.Namespace, side: int) -> Measured:
     """`measure` in a process of its own; or `compute` in this one."""
     if options.computed:
-        return compute(row, side, not options.set_grads_to_none)
+        return compute(row, side, example_of(options))
     numbers = ["--sides", side, "--steps", options.steps, "--threads", options.threads]
-    flags = ["--set-grads-to-none"] * options.set_grads_to_none
+    flags = [flag for flag in EXAMPLE_FLAGS if getattr(options, flag[2:].replace("-", "_"))]
     command = [sys.executable, "-m", "bench.train_step", "--rows", row, "--here", *map(str, numbers), *flags]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return Measured(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def example_of(options: argparse.Namespace) -> Example:
+    """As the flags have it."""
+    kept = not options.set_grads_to_none
+    return Example(keep_gradients=kept, fused=options.fused, keep_freed_memory=options.keep_freed_memory)
 
 
 def better(one: Measured | None, other: Measured) -> Measured:
@@ -194,17 +207,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="measured steps of each process, after one more")
     parser.add_argument("--turns", type=int, default=1, help="processes of each side and row")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--set-grads-to-none", action="store_true", help="as the example's flag of that name")
+    for flag, told in EXAMPLE_FLAGS.items():
+        parser.add_argument(flag, action="store_true", help=told)
     parser.add_argument("--computed", action="store_true", help="peak GB and TFLOP without running anything")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if unknown := set(options.rows) - {*VARIANTS, THEIRS, UNCLIPPED}:
+    if unknown := set(options.rows) - {*VARIANTS, *([THEIRS, UNCLIPPED] if options.here else [])}:
         parser.error(f"no such rows: {', '.join(sorted(unknown))}; there are {', '.join(VARIANTS)}")
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", message="You are trying to `self.log")
     if options.here:
         (row,), (side,) = options.rows, options.sides
-        print(json.dumps(asdict(measure(row, side, options.steps, not options.set_grads_to_none))))
+        print(json.dumps(asdict(measure(row, side, options.steps, example_of(options)))))
         return
     print(f"ours / diffusers', {options.threads} threads, torch {torch.__version__}\n")
     print("| pixels | ours | s | | cpu s | peak GB | | TFLOP | | loss |\n|---|---|---|---|---|---|---|---|---|---|")

@@ -19,6 +19,7 @@ from cldm.freed_memory import keep_freed_memory
 from cldm.model import create_model
 from cldm.training import Settings
 from cldm.training.cost import economise
+from cldm.training.guard import are_finite
 from ldm.deferred import HandedOver, known_buffers, shapes
 from ldm.models.diffusion.ddpm import MOMENTS
 from ldm.models.diffusion.draws import INDEX, Draws
@@ -113,10 +114,28 @@ class Ours:
 
     def _closure(self) -> Tensor:
         loss = self.gradients()
+        are_finite(self.optimizer)  # as the guard of every training asks
         if self.settings.gradient_clip:
             trained = (p for group in self.optimizer.param_groups for p in group["params"])
             nn.utils.clip_grad_norm_(trained, self.settings.gradient_clip)
         return loss
+
+
+@dataclass(frozen=True)
+class Example:
+    """How diffusers' example is run.
+
+    Attributes:
+        clips: Clip gradients, as the example does.
+        keep_gradients: Fill gradients with zeros after a step, as the example does without --set_grads_to_none.
+        fused: Step AdamW in one kernel, as ours does; the example has no such flag.
+        keep_freed_memory: As ours does on a CPU; to the example, that is a setting of the process's environment.
+    """
+
+    clips: bool = True
+    keep_gradients: bool = True
+    fused: bool = False
+    keep_freed_memory: bool = False
 
 
 @dataclass
@@ -130,8 +149,7 @@ class Theirs:
         text_encoder: transformers' CLIPTextModel.
         scheduler: DDPMScheduler.
         batch: As `image` makes it.
-        keep_gradients: Fill gradients with zeros after a step, as the example does without --set_grads_to_none.
-        clips: Clip gradients, as the example does.
+        example: How it is run.
     """
 
     unet: Any
@@ -140,11 +158,10 @@ class Theirs:
     text_encoder: Any
     scheduler: Any
     batch: dict[str, Any]
-    keep_gradients: bool = True
-    clips: bool = True
+    example: Example
 
     @classmethod
-    def of(cls, model: ControlLDM, batch: dict[str, Any], keep_gradients: bool = True, clips: bool = True) -> "Theirs":
+    def of(cls, model: ControlLDM, batch: dict[str, Any], example: Example) -> "Theirs":
         """The networks with the weights of `model`, which still has its encoders; the trained ones are copied."""
         from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
         from transformers import CLIPTextConfig, CLIPTextModel
@@ -178,10 +195,13 @@ class Theirs:
         for locked in (unet, vae, text_encoder):
             locked.requires_grad_(False)
         scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-        return cls(unet, controlnet.train(), vae, text_encoder, scheduler, batch, keep_gradients, clips)
+        return cls(unet, controlnet.train(), vae, text_encoder, scheduler, batch, example)
 
     def __post_init__(self):
-        self.optimizer = torch.optim.AdamW(self.controlnet.parameters(), lr=LEARNING_RATE)
+        if self.example.keep_freed_memory:
+            keep_freed_memory("cpu")
+        fused = self.example.fused or None  # None is torch's own choice
+        self.optimizer = torch.optim.AdamW(self.controlnet.parameters(), lr=LEARNING_RATE, fused=fused)
         self.rate = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0)
 
     def networks(self) -> list[nn.Module]:
@@ -191,11 +211,11 @@ class Theirs:
     def step(self) -> Tensor:
         """One training step; returns its loss."""
         loss = self.gradients()
-        if self.clips:
+        if self.example.clips:
             nn.utils.clip_grad_norm_(self.controlnet.parameters(), MAX_GRAD_NORM)
         self.optimizer.step()
         self.rate.step()
-        self.optimizer.zero_grad(set_to_none=not self.keep_gradients)
+        self.optimizer.zero_grad(set_to_none=not self.example.keep_gradients)
         return loss
 
     def gradients(self) -> Tensor:

@@ -63,7 +63,7 @@ class NotANumberGuard(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         own = self._is_loss_finite
-        finite = _are_finite(optimizer) if own is None else _are_finite(optimizer) & own
+        finite = are_finite(optimizer) if own is None else are_finite(optimizer) & own
         self.skipped = least_of_all_processes(finite.float().to(pl_module.device)).item() < 1
         if self.skipped:
             if isinstance(optimizer, InBackward) and not optimizer.held:
@@ -104,7 +104,7 @@ def was_skipped(trainer: pl.Trainer) -> bool:
     return any(callback.skipped for callback in trainer.callbacks if isinstance(callback, NotANumberGuard))
 
 
-def _are_finite(optimizer: torch.optim.Optimizer) -> Tensor:
+def are_finite(optimizer: torch.optim.Optimizer) -> Tensor:
     """Whether all gradients are, or were before they were let go; a bool on their device."""
     if isinstance(optimizer, InBackward) and not optimizer.held:
         return optimizer.finite

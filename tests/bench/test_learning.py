@@ -6,15 +6,17 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from bench.learning import Run, finished, report
+from bench.learning import Run, finished, place, report
 from bench.learning_sides import BASE, CONFIG, Course, Networks, take
 from cldm.model import create_model
 from cldm.training.starting import Start
 from ldm.models.diffusion.draws import Draws
 
+PLACE = {"code": "1", "torch": "2", "processor": "p", "threads": 2}
+
 
 def a_run(iou: list[float], side: str = "ours", course: Course | None = None) -> Run:
-    return Run(side, 0, asdict(course or Course()), [50, 100, 150], [10.0, 20.0, 30.0], iou)
+    return Run(side, 0, asdict(course or Course()), PLACE, [50, 100, 150], [10.0, 20.0, 30.0], iou)
 
 
 def test_where_a_goal_is_reached_is_read_between_two_judgements():
@@ -23,16 +25,25 @@ def test_where_a_goal_is_reached_is_read_between_two_judgements():
     assert a_run([0.2, 0.3, 0.4]).reached(0.8) is None
 
 
-def test_only_runs_of_the_same_course_count(tmp_path):
+def test_only_runs_of_the_same_course_code_and_machine_count(tmp_path):
     file = tmp_path / "results.jsonl"
-    assert finished(file, Course()) == []
+    assert finished(file, Course(), PLACE) == []
     runs = [
         a_run([0.1, 0.2, 0.3]),
         a_run([0.1, 0.2, 0.3], "diffusers"),
         a_run([0.1, 0.2, 0.3], course=Course(steps=20)),
+        replace(a_run([0.1, 0.2, 0.3]), place={**PLACE, "code": "2"}),
     ]
     file.write_text("".join(json.dumps(asdict(each)) + "\n" for each in runs))
-    assert finished(file, Course()) == runs[:2]
+    assert finished(file, Course(), PLACE) == runs[:2]
+
+
+def test_a_run_tells_its_code_and_machine():
+    here = place()
+    assert here == place()
+    assert set(here) == {"code", "torch", "processor", "threads"}
+    assert here["torch"] == torch.__version__
+    assert here["threads"] == torch.get_num_threads()
 
 
 @torch.no_grad()
@@ -58,7 +69,9 @@ def test_the_report_compares_seconds_to_the_goal_and_iou_within_the_spread_of_se
     ours = [a_run([0.2, 0.9, 0.9]), a_run([0.2, 0.95, 0.95])]
     slow = [replace(each, side="diffusers", seconds=[17.0, 34.0, 51.0]) for each in ours]
     assert report([*ours, *slow])
-    assert "sooner at IoU 0.85, in seconds: 1.70x" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "a step of ours takes 1.70 times less" in told
+    assert "sooner at IoU 0.85, in seconds: 1.70x" in told
     better = [replace(each, iou=[0.5, 0.99, 0.99]) for each in slow]
     assert not report([*ours, *better])
     assert (
