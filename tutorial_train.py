@@ -15,7 +15,7 @@ from cldm.cache.use import use_cache
 from cldm.data import Indexed
 from cldm.data.watch import explained
 from cldm.freed_memory import keep_freed_memory
-from cldm.launched import own_device
+from cldm.launched import check_count, own_device
 from cldm.logger import ImageLogger
 from cldm.training import (
     PLAIN_ERRORS,
@@ -35,6 +35,7 @@ from cldm.training.learning import learning_callbacks, set_objective
 from cldm.training.loading import Stream
 from cldm.training.loggers import loggers
 from cldm.training.pairs import encode_pairs, hold_out, without
+from cldm.training.processes import ending_together
 from cldm.training.settings import HELD_OUT
 from tutorial_dataset import MyDataset, open_dataset
 
@@ -63,6 +64,7 @@ def train(
         attach: The command that makes the weights to start from, told where they are missing.
         callbacks: Lightning's, of your own, beside those of this script.
     """
+    check_count(settings.device, settings.devices, settings.num_nodes)
     start = require(settings, attach)
     state = open_run(settings)  # None at the beginning; a folder with another run in it is refused
     pl.seed_everything(settings.seed)
@@ -117,12 +119,12 @@ def train(
         max_epochs=-1,
         default_root_dir=settings.folder,
         logger=loggers(settings.folder),
-        callbacks=[*([] if own_bar else [Progress()]), FirstStep(), *learning, images, stopping, *callbacks, saving],
+        callbacks=[stopping, *([] if own_bar else [Progress()]), FirstStep(), *learning, images, *callbacks, saving],
         plugins=plugins(),
         use_distributed_sampler=False,  # TrainingData gives each process its share
         log_every_n_steps=settings.loss_freq,
     )
-    with explained(data.board):  # a reader that dies is reported wherever the training is by then
+    with ending_together(trainer), explained(data.board):  # a reader that dies is reported wherever training is
         trainer.fit(model, data, ckpt_path=state)
     stopping.exit_if_stopped(trainer)
 

@@ -26,16 +26,72 @@ class Launched(NamedTuple):
     count: int
 
 
-_NAMES = (("RANK", "LOCAL_RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"))
+class LaunchError(ValueError):
+    """Not as many processes were started as settings ask for."""
+
+
+_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+_SLURM = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
+_INTERACTIVE = ("bash", "interactive")  # jobs of these names are shells, in which Lightning starts its own processes
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launched:
     """This process; where nothing is said, the only one. Lightning's own processes are told their local rank alone."""
-    for names in _NAMES:
-        if all(name in environment for name in names):
-            return Launched(*(int(environment[name]) for name in names))
+    told = _told(environment)
+    if told is not None:
+        return told
     local = int(environment.get("LOCAL_RANK", 0))
     return Launched(local, local, max(int(environment.get("WORLD_SIZE", 1)), local + 1))
+
+
+def _told(environment: Mapping[str, str]) -> Launched | None:
+    """What torchrun or SLURM says, if one of them has started this process."""
+    of_shell = environment.get("SLURM_JOB_NAME") in _INTERACTIVE
+    for names in (_TORCHRUN,) if of_shell else (_TORCHRUN, _SLURM):
+        if all(name in environment for name in names):
+            return Launched(*(int(environment[name]) for name in names))
+    return None
+
+
+def check_count(
+    device: str,
+    devices: int | str | Sequence[int] = 1,
+    num_nodes: int = 1,
+    environment: Mapping[str, str] = os.environ,
+) -> None:
+    """Check that torchrun or SLURM, if one of them has started this process, has started as many as settings ask for.
+
+    With fewer asked for than started, Lightning trains in each of them as if it were alone.
+
+    Args:
+        device: As `choose_device` takes it.
+        devices: Lightning's setting: how many of a machine, a list of those to use, or auto.
+        num_nodes: Machines.
+        environment: Of the process.
+
+    Raises:
+        LaunchError: If there are more or fewer.
+    """
+    told = _told(environment)
+    if told is None:
+        return
+    if str(devices) in ("auto", "-1"):
+        own = torch.cuda.device_count() if choose_device(device).type == "cuda" else 1
+    else:
+        numbers = _numbers(devices)
+        own = int(devices) if numbers is None else len(numbers)
+    if told.count != own * num_nodes:
+        raise LaunchError(
+            f"torchrun or SLURM has started processes: {told.count}, but the settings ask for {own * num_nodes} "
+            f"(devices={devices} num_nodes={num_nodes}): set devices=N, processes of each machine, and num_nodes=M, "
+            f"the machines, so that N x M is {told.count}, or start {own * num_nodes}"
+        )
+
+
+def _numbers(devices: int | str | Sequence[int]) -> list[int] | None:
+    """The devices of a list, as Lightning's setting has it; None where it is a number of them, or auto."""
+    listed = devices.split(",") if isinstance(devices, str) else devices
+    return [int(number) for number in listed if str(number).strip()] if "," in str(devices) else None
 
 
 def own_device(
@@ -54,8 +110,7 @@ def own_device(
     chosen = choose_device(device)
     if chosen.type != "cuda" or chosen.index is not None:
         return chosen
-    listed = devices.split(",") if isinstance(devices, str) else devices
-    numbers = [int(number) for number in listed if str(number).strip()] if "," in str(devices) else None
+    numbers = _numbers(devices)
     local_rank = launched(environment).local_rank
     return torch.device(chosen.type, numbers[local_rank % len(numbers)] if numbers else local_rank)
 
@@ -67,7 +122,10 @@ def leave(device: torch.device) -> None:
 
 
 def deal(places: Sequence[int], environment: Mapping[str, str] = os.environ) -> list[int]:
-    """All places, this process's share of them first, so that processes that each do what is left do it together."""
+    """All places, this process's share of them first, so that processes that each do what is left do it together.
+
+    The others' shares follow, each from its end, to which the process that it belongs to comes last.
+    """
     rank, _, count = launched(environment)
-    own = set(places[rank % count :: count])
-    return sorted(places, key=lambda place: place not in own)
+    shares = [places[(rank + turn) % count :: count] for turn in range(count)]
+    return [*shares[0], *(place for share in shares[1:] for place in reversed(share))]

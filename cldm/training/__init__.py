@@ -2,6 +2,7 @@
 
 from cldm.data import DataError
 from cldm.data.watch import WorkerFailure
+from cldm.launched import LaunchError
 from cldm.training.command_line import changed, from_command_line, require
 from cldm.training.cost import economise
 from cldm.training.first_step import FirstStep
@@ -14,7 +15,15 @@ from cldm.training.settings import Settings
 from cldm.training.state import StateError
 from cldm.training.stopping import StopOnSignal
 
-PLAIN_ERRORS = (FileExistsError, FileNotFoundError, FloatingPointError, DataError, WorkerFailure, StateError)
+PLAIN_ERRORS = (
+    FileExistsError,
+    FileNotFoundError,
+    FloatingPointError,
+    DataError,
+    WorkerFailure,
+    LaunchError,
+    StateError,
+)
 """Errors whose messages say all; a script shows them without a traceback."""
 
 __all__ = [

@@ -1,6 +1,5 @@
-"""A run in which the ControlNet learns nothing ends at its first step, with the reason."""
+"""A run in which the ControlNet learns nothing, or whose processes differ, ends at its first step, with the reason."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,10 +10,13 @@ from torch import Tensor, nn
 
 from cldm.cldm import ControlLDM
 from cldm.training.processes import of_all_processes
+from cldm.training.state import StateError
 
 
 class FirstStep(pl.Callback):
     """Checks the first step: the ControlNet gets a gradient, and all processes have the same weights after it.
+
+    Before it, that all of them begin at the same step: each has looked for a state to go on from by itself.
 
     The first of several processes may well train while the others, or all of them each for itself, do not: nothing
     but these figures shows it.
@@ -27,6 +29,7 @@ class FirstStep(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: ControlLDM) -> None:
         self._step = trainer.global_step
+        check_same_start(of_all_processes(self._step))
         trained = [(name, p) for name, p in pl_module.control_model.named_parameters() if p.requires_grad]
         if not trained:
             raise RuntimeError("no weight of the ControlNet is trained: all of them are locked (requires_grad)")
@@ -89,13 +92,30 @@ def check_reached(reached: dict[str, Tensor], trained: int) -> None:
         )
 
 
-def check_same(figures: Sequence[float]) -> None:
+def check_same_start(steps: Sequence[int]) -> None:
+    """Check that all processes begin at the same step.
+
+    Args:
+        steps: Of the processes, by rank.
+
+    Raises:
+        StateError: If they do not.
+    """
+    if len(set(steps)) > 1:
+        raise StateError(
+            f"the {len(steps)} processes begin at different steps ({', '.join(map(str, steps))}), since they have not "
+            "found the same state to go on from: output must be one folder that all machines see, and so must that "
+            "of a state that is named by resume"
+        )
+
+
+def check_same(figures: Sequence[int]) -> None:
     """Check that the figures of all processes are the same.
 
     Raises:
         RuntimeError: If they did not.
     """
-    if len(set(map(str, figures))) > 1:  # as texts, in which one NaN is as the other
+    if len(set(figures)) > 1:
         raise RuntimeError(
             f"after the first step, the ControlNets of the {len(figures)} processes differ (sums {figures}): their "
             "gradients are not put together. Use strategy=ddp, and do not step optimizers inside the backward pass"
@@ -103,6 +123,10 @@ def check_same(figures: Sequence[float]) -> None:
 
 
 @torch.no_grad()
-def fingerprint(module: nn.Module) -> float:
-    """A figure that differs where weights do: a sum of all of them, each tensor's with a weight of its own."""
-    return sum(math.sqrt(1 + place) * p.cpu().double().sum().item() for place, p in enumerate(module.parameters()))
+def fingerprint(module: nn.Module) -> int:
+    """A figure that differs where weights do: a sum of their bits, each tensor's with a weight of its own.
+
+    Of whole numbers, so that neither the device nor its threads change it; one NaN is as the other.
+    """
+    bits = (p.float().nan_to_num().contiguous().view(torch.int32).sum(dtype=torch.int64) for p in module.parameters())
+    return sum(place * total.item() for place, total in enumerate(bits, start=1))

@@ -17,6 +17,7 @@ class StopOnSignal(pl.Callback):
     """Ends training after the step in which a signal of `SIGNALS` comes; a second Ctrl-C ends it at once.
 
     All processes of a run stop after the same step, whichever of them got the signal. `SaveControl` saves that step.
+    To be the first callback: until its `on_train_start`, SIGTERM ends the process by Lightning's handler, unsaved.
     """
 
     def __init__(self):
@@ -32,7 +33,9 @@ class StopOnSignal(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         stepped, self._step = trainer.global_step > self._step, trainer.global_step
         if stepped and trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
-            self.received = self.received or signal.SIGTERM  # another process's
+            if self.received is None:
+                self.received = signal.SIGTERM
+                rank_zero_info("another process of the run got a signal: training stops after this step, and saves it")
             trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from PIL import Image
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from cldm.cache.stand_ins import decoding
@@ -100,7 +101,13 @@ class Validation(pl.Callback):
                 for k in numbers
             ]
         parts = of_all_processes(own)
-        if any(part is None for part in parts):
+        failed = [rank for rank, part in enumerate(parts) if part is None]
+        if failed:
+            if failed != [trainer.global_rank]:  # which has warned already
+                rank_zero_warn(
+                    f"The validation of step {trainer.global_step} is left out, since memory does not do in the "
+                    f"processes with rank {', '.join(map(str, failed))} of {len(parts)}; training goes on"
+                )
             return
         judged = sorted((each for part in parts for each in part), key=lambda each: each.number)
         self._add_point(trainer, judged)

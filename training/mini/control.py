@@ -12,7 +12,7 @@ from cldm.cldm import ControlledUnetModel, ControlNet
 from cldm.shapes import Scene
 from ldm.modules.encoders.modules import FrozenCLIPEmbedder
 from training.mini.latents import Latents
-from training.mini.loop import Plan, train
+from training.mini.loop import Plan, hash_of, train
 from training.mini.maps import MAPS, SIZE, shows
 from training.mini.unet import Course
 
@@ -75,6 +75,7 @@ def main(
         error = locked(x, t, context, control=control(x, hint, t, context)).float() - v
         return (border_weights([latents.scenes[i] for i in chosen], z.shape[-1]) * error.square()).mean()
 
-    first = train(PLANS[0], control, loss_of, work) if first is None else first
+    base = (latents.z, text_model, unet)
+    first = train(PLANS[0], control, loss_of, work, based_on=hash_of(*base)) if first is None else first
     control.load_state_dict(first.state_dict())
-    return train(PLANS[1], control, loss_of, work)
+    return train(PLANS[1], control, loss_of, work, based_on=hash_of(*base, first))

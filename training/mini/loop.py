@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cldm.cache.key import weights_hash
+
 SAVE_SECONDS = 60
 LOG_STEPS = 100
 
@@ -60,6 +62,7 @@ def train(
     work: Path,
     check: Callable[[nn.Module], dict[str, float]] | None = None,
     check_steps: int = 1000,
+    based_on: str = "",
 ) -> nn.Module:
     """Train `network` in place and return its running average.
 
@@ -70,6 +73,10 @@ def train(
         work: Folder of the part's state (`<name>.pt`) and log (`<name>.csv`).
         check: Measures on the running average, logged every `check_steps` and at the end.
         check_steps: See `check`.
+        based_on: What the part depends on besides its plan, as `hash_of` says it.
+
+    Raises:
+        ValueError: If the state in the work folder is of another plan, or of other parts that it depends on.
     """
     work.mkdir(parents=True, exist_ok=True)
     trained = [p for p in network.parameters() if p.requires_grad]
@@ -89,6 +96,11 @@ def train(
         if saved["plan"] != asdict(plan):
             raise ValueError(
                 f"{state_file} was made with {saved['plan']}, not {asdict(plan)}; move it away to start anew"
+            )
+        if saved.get("based_on", "") != based_on:
+            raise ValueError(
+                f"{state_file} was made on other parts than those there are now (latents, base or first ControlNet); "
+                "move it away to start anew"
             )
         network.load_state_dict(saved["network"])
         average.load_state_dict(saved["average"])
@@ -120,10 +132,17 @@ def train(
         if time.monotonic() - last_save > SAVE_SECONDS or done == plan.steps:
             last_save = time.monotonic()
             state = {"network": network.state_dict(), "average": average.state_dict(), "plan": asdict(plan)}
+            state["based_on"] = based_on
             state |= {"optimizer": optimizer.state_dict(), "step": done, "seconds": seconds + last_save - started}
             torch.save(state, state_file.with_suffix(".tmp"))
             state_file.with_suffix(".tmp").replace(state_file)
     return average
+
+
+def hash_of(latents: Tensor, *parts: nn.Module) -> str:
+    """SHA-256 of latents and of the weights of parts."""
+    kept = nn.ParameterDict({"latents": nn.Parameter(latents, requires_grad=False)})
+    return weights_hash(nn.ModuleList([kept, *parts]))
 
 
 @torch.no_grad()

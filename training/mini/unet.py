@@ -13,7 +13,7 @@ from ldm.models.diffusion.schedule import make_beta_schedule
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.modules.encoders.modules import FrozenCLIPEmbedder
 from training.mini.latents import Latents
-from training.mini.loop import Plan, train
+from training.mini.loop import Plan, hash_of, train
 from training.mini.text import NEGATIVE_PROMPT, words_of
 
 PLAN = Plan("unet", steps=5_500, learning_rate=1e-3, bfloat16=True)
@@ -65,4 +65,4 @@ def main(config: Path, work: Path, text_model: FrozenCLIPEmbedder, latents: Late
         x, t, v = course.noisy(z)
         return F.mse_loss(unet(x, t, context).float(), v)
 
-    return train(PLAN, unet, loss_of, work)
+    return train(PLAN, unet, loss_of, work, based_on=hash_of(latents.z, text_model))

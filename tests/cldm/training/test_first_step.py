@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 
 import tiny
-from cldm.training import FirstStep
+from cldm.training import FirstStep, StateError
 from cldm.training.first_step import check_reached, check_same, fingerprint
 from training_runs import Record, run
 from tutorial_train import train
@@ -30,10 +30,9 @@ def test_zeros_alone_are_told():
 
 
 def test_processes_that_differ_are_told():
-    check_same([1.5, 1.5])
-    check_same([float("nan"), float("nan")])
+    check_same([3, 3])
     with pytest.raises(RuntimeError, match="the ControlNets of the 2 processes differ"):
-        check_same([1.5, 1.25])
+        check_same([3, 4])
 
 
 def test_a_fingerprint_tells_weights_apart():
@@ -41,6 +40,33 @@ def test_a_fingerprint_tells_weights_apart():
     assert fingerprint(one) == fingerprint(other)
     other.middle_block_out[0].bias.data[3] += 1e-3
     assert fingerprint(one) != fingerprint(other)
+
+
+def test_a_fingerprint_is_exact_whatever_the_number_of_threads():
+    large = torch.nn.Linear(1000, 1000)
+    large.weight.data *= 10 ** torch.linspace(-12, 0, 1000)  # sums of less unlike numbers are exact in double precision
+    before, figures = torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        figures.append(fingerprint(large))
+    torch.set_num_threads(before)
+    check_same(figures)
+    large.weight.data[5, 7] = torch.nextafter(large.weight.data[5, 7], torch.tensor(9.0))
+    assert fingerprint(large) != figures[0]
+
+
+def test_in_a_fingerprint_one_nan_is_as_the_other():
+    one, other = torch.nn.Linear(2, 1, bias=False), torch.nn.Linear(2, 1, bias=False)
+    one.weight.data = torch.tensor([0x7FC00000, 1], dtype=torch.int32).view(torch.float32)
+    other.weight.data = torch.tensor([-0x400000, 1], dtype=torch.int32).view(torch.float32)
+    assert other.weight.isnan().tolist() == [True, False]
+    assert fingerprint(one) == fingerprint(other)
+
+
+def test_processes_that_begin_at_different_steps_are_told(settings, monkeypatch):
+    monkeypatch.setattr("cldm.training.first_step.of_all_processes", lambda own: [own, own + 500])
+    with pytest.raises(StateError, match=r"different steps \(0, 500\).*output must be one folder that all machines"):
+        train(settings)
 
 
 class Disconnect(pl.Callback):

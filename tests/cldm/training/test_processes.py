@@ -2,13 +2,20 @@
 
 import filecmp
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
-from cldm.training.processes import of_all_processes
+from cldm.launched import LaunchError
+from cldm.training import processes
+from cldm.training.processes import ending_together, of_all_processes
 from cldm.training.run_folder import file_of
 from cldm.weights.reading import read_weights
 from training_runs import run, run_apart, seen_by
@@ -16,6 +23,38 @@ from training_runs import run, run_apart, seen_by
 
 def test_alone_a_process_is_all_processes():
     assert of_all_processes({"a": 1}) == [{"a": 1}]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit])
+def test_where_one_fails_those_that_it_started_end_as_well(monkeypatch, error):
+    monkeypatch.setattr(processes, "_GRACE", 0.1)
+    launcher = _SubprocessScriptLauncher(LightningEnvironment(), num_processes=3, num_nodes=1)
+    waits = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    launcher.procs = [waits, ended]
+    trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=launcher))
+    with ending_together(trainer):
+        pass
+    assert waits.poll() is None
+    with pytest.raises(error), ending_together(trainer):
+        raise error
+    assert (waits.returncode, ended.returncode) == (-signal.SIGKILL, 0)
+    assert launcher.procs == [], "or Lightning's watch of them kills this process"
+
+
+def test_a_failure_without_processes_of_ones_own_passes():
+    trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=None))
+    with pytest.raises(ZeroDivisionError), ending_together(trainer):
+        raise ZeroDivisionError
+
+
+def test_processes_that_the_settings_do_not_ask_for_do_not_begin(settings, monkeypatch):
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LaunchError, match="processes: 2, but the settings ask for 1"):
+        run(settings)
+    assert not Path(settings.output).exists()
 
 
 def test_killed_and_resumed_a_run_ends_with_the_same_bytes(settings, whole, tmp_path):
@@ -86,6 +125,7 @@ def test_with_the_middle_connection_alone_no_parameter_is_unused(settings, tmp_p
 def test_a_signal_to_one_process_stops_all_after_the_same_step(settings, tmp_path):
     ended = run_apart(replace(settings, devices=2, batch_size=1), tmp_path / "notes", f"{int(signal.SIGTERM)}@3")
     assert ended.returncode == 128 + signal.SIGTERM, ended.stderr
+    assert "another process of the run got a signal" in ended.stderr
     assert [len(seen_by(tmp_path / "notes", rank)) for rank in (0, 1)] == [3, 3]
     assert file_of(Path(settings.output), "state", 3).is_file()
     assert run(replace(settings, resume="auto", max_steps=4)).seen[0][0] == 4

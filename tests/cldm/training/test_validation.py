@@ -153,6 +153,15 @@ def test_lack_of_memory_leaves_one_out_and_training_as_it_is(tmp_path, monkeypat
     assert runs.same(runs.control_weights(model), runs.control_weights(plain))
 
 
+def test_lack_of_memory_in_another_process_is_told_with_its_rank(run, tmp_path, monkeypatch):
+    _, model, _, trainer = run
+    watched = validation(model, tmp_path, pairs=1)
+    monkeypatch.setattr("cldm.training.validation.of_all_processes", lambda own: [own, None, own, None])
+    with pytest.warns(UserWarning, match=r"validation of step 4 is left out.* rank 1, 3 of 4; training goes on"):
+        watched.validate(trainer, model)
+    assert watched.points == []
+
+
 def test_without_pairs_it_does_nothing(tmp_path):
     model = runs.control_ldm()
     watched = validation(model, tmp_path, every=1, pairs=0)

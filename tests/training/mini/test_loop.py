@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.mini.loop import Plan, rate, train
+from training.mini.loop import Plan, hash_of, rate, train
 
 PLAN = Plan("part", steps=12, learning_rate=0.05, warmup=3)
 
@@ -16,7 +16,7 @@ class Interrupted(Exception):
     pass
 
 
-def run(work, stop_before=None, plan=PLAN):
+def run(work, stop_before=None, plan=PLAN, based_on=""):
     """Fit a line to noisy points; both numpy's and torch's chance are used."""
     torch.manual_seed(0)
     network = nn.Linear(2, 1)
@@ -27,7 +27,10 @@ def run(work, stop_before=None, plan=PLAN):
         x = torch.from_numpy(rng.standard_normal((8, 2)).astype(np.float32)) + 0.1 * torch.randn(8, 2)
         return (network(x) - x.sum(1, keepdim=True)).square().mean()
 
-    return train(plan, network, loss_of, work, lambda average: {"weight": average.weight[0, 0].item()}, check_steps=4)
+    def check(average):
+        return {"weight": average.weight[0, 0].item()}
+
+    return train(plan, network, loss_of, work, check, check_steps=4, based_on=based_on)
 
 
 def test_interrupted_and_resumed_gives_the_same_bytes(tmp_path, monkeypatch):
@@ -55,6 +58,16 @@ def test_another_plan_does_not_continue_a_run(tmp_path):
     run(tmp_path)
     with pytest.raises(ValueError, match="move it away to start anew"):
         run(tmp_path, plan=Plan("part", steps=24, learning_rate=0.05))
+
+
+def test_a_state_on_other_parts_is_not_gone_on_from(tmp_path):
+    latents, part = torch.zeros(2, 4), nn.Linear(2, 1)
+    run(tmp_path, based_on=hash_of(latents, part))
+    run(tmp_path, stop_before=0, based_on=hash_of(latents, part))
+    part.bias.data += 1
+    for other in (hash_of(latents, part), hash_of(latents + 1, part), ""):
+        with pytest.raises(ValueError, match=r"part\.pt was made on other parts.*move it away"):
+            run(tmp_path, based_on=other)
 
 
 def test_the_rate_warms_up_and_falls_to_nothing():

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -54,3 +55,14 @@ def test_latents_are_encoded_once_and_have_a_standard_deviation_of_1(tmp_path):
     again = encode(autoencoder, tmp_path, count=32)
     assert torch.equal(again.z, first.z)
     assert np.array_equal([scene.prompt for scene in again.scenes], [scene.prompt for scene in first.scenes])
+
+
+def test_latents_of_another_autoencoder_are_refused(tmp_path):
+    _, autoencoder, *_ = kept_parts(MODELS)
+    encode(autoencoder, tmp_path, count=16)
+    autoencoder.quant_conv.bias.data += 1
+    with pytest.raises(ValueError, match=r"latents\.pt is not of this autoencoder.*move it away"):
+        encode(autoencoder, tmp_path, count=16)
+    torch.save([torch.zeros(16, 4, 16, 16).half()], tmp_path / "latents.pt")  # as it was without a hash
+    with pytest.raises(ValueError, match="move it away"):
+        encode(autoencoder, tmp_path, count=16)
