@@ -10,7 +10,9 @@ With --training-set, captions are taken from the .txt files beside the images, a
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +33,9 @@ def main() -> None:
         settings = _settings(given)
 
         def detect() -> Detect:
-            detector = entry.build(given.checkpoints, given.device)
+            entry.files(given.checkpoints, settings.options)
+            with lack_of_memory_told("close other programs, or try --device cpu"):
+                detector = entry.build(given.checkpoints, given.device)
 
             def one(image: np.ndarray) -> np.ndarray:
                 with lack_of_memory_told(LESS_MEMORY):
@@ -41,14 +45,15 @@ def main() -> None:
 
         workers = given.workers or _workers(entry, given.device)
         report = annotate_folder(given.folder, given.out, detect, settings, workers)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError) as error:
         raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt:
         raise SystemExit(f"\nStopped; the same command goes on where {given.out} was left.") from None
     for problem in report.problems:
         print(problem, file=sys.stderr)
     rows = f", {report.rows} rows in {PROMPTS_FILE}" if settings.training_set else ""
-    print(f"{given.out}: {report.made} maps made, {report.kept} kept{rows}, problems: {len(report.problems)}")
+    left_out = f", left out: {len(report.left_out)} of other kinds" if report.left_out else ""
+    print(f"{given.out}: {report.made} maps made, {report.kept} kept{rows}, problems: {len(report.problems)}{left_out}")
     sys.exit(1 if report.problems else 0)
 
 
@@ -78,7 +83,23 @@ def _settings(given: argparse.Namespace) -> Settings:
     resolution = given.resolution
     if resolution is None and given.training_set:
         resolution = _TRAINING_RESOLUTION
-    return Settings(given.detector, given.map or entry.maps[0], options, resolution, given.training_set, given.square)
+    return Settings(
+        given.detector,
+        given.map or entry.maps[0],
+        options,
+        resolution,
+        given.training_set,
+        given.square,
+        _weights(entry, given.checkpoints, options),
+    )
+
+
+def _weights(entry: Entry, folder: Path | None, options: Mapping[str, Any]) -> dict[str, int]:
+    """Names and bytes of the detector's files; none if one is missing, which is said where there is work to do."""
+    try:
+        return {file.name: file.stat().st_size for file in entry.files(folder, options)}
+    except FileNotFoundError:
+        return {}
 
 
 def _parser() -> argparse.ArgumentParser:

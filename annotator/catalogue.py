@@ -25,6 +25,7 @@ class Option:
         minimum: Lowest value.
         maximum: Highest value.
         step: Between values of a slider.
+        weights: Of a switch: name in `annotator.manifest.DETECTOR_FILES` of the file that it needs; empty for none.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Option:
     minimum: float = 0
     maximum: float = 1
     step: float = 0.01
+    weights: str = ""
 
     @property
     def is_switch(self) -> bool:
@@ -65,8 +67,7 @@ class Entry:
         shows: What its map looks like.
         options: Its settings.
         maps: Names of the maps that it returns.
-        weights: Its files' names in `annotator.manifest.DETECTOR_FILES`; the first is needed at once, others by
-            options.
+        weights: Its files' names in `annotator.manifest.DETECTOR_FILES`; all are needed but those of options.
         resolution: At which an image's short side is detected well.
     """
 
@@ -93,11 +94,24 @@ class Entry:
         files = {} if folder is None else {DETECTOR_FILES[weights].argument: folder for weights in self.weights}
         return getattr(import_module(module), name)(device=device, **files)
 
+    def files(self, folder: str | Path | None = None, options: Mapping[str, Any] | None = None) -> list[Path]:
+        """The files of weights that are needed.
+
+        Args:
+            folder: As for `build`.
+            options: As for `detect`.
+
+        Raises:
+            FileNotFoundError: If one is missing; says how to get it.
+        """
+        chosen = options or {}
+        off = {option.weights for option in self.options if not chosen.get(option.name, option.value)}
+        return [find_checkpoint(DETECTOR_FILES[name].file, folder) for name in self.weights if name not in off]
+
     def missing(self, folder: str | Path | None = None) -> str:
         """Which file the detector lacks and how to get it; empty if it can be built."""
         try:
-            for name in self.weights[:1]:
-                find_checkpoint(DETECTOR_FILES[name].file, folder)
+            self.files(folder)
         except FileNotFoundError as error:
             return str(error)
         return ""
@@ -156,7 +170,7 @@ CATALOGUE: dict[str, Entry] = {
         "OpenPose poses",
         "annotator.openpose.OpenposeDetector",
         "coloured skeletons on black",
-        options=(Option("hand", "Hands", False),),
+        options=(Option("hand", "Hands", False, weights="openpose_hand"),),
         weights=("openpose", "openpose_hand"),
     ),
     "uniformer": Entry(

@@ -3,6 +3,8 @@
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +18,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
 from annotator.manifest import CheckpointFile, Source
 
@@ -51,8 +53,9 @@ class Remote(NamedTuple):
 def download(entry: CheckpointFile, folder: Path, replace: bool = False) -> Path:
     """Put a published file into a folder; it appears there whole and checked, or not at all.
 
-    What has arrived is kept beside it as `FILE.VERSION.part`, from which the next call goes on. The hub is that of the
-    environment variable HF_ENDPOINT, by default huggingface.co.
+    What has arrived is kept beside it as `FILE.VERSION.part`, from which the next call goes on. While another process
+    downloads the same file, this waits and then takes its. The hub is that of the environment variable HF_ENDPOINT, by
+    default huggingface.co.
 
     Args:
         entry: What to get.
@@ -67,23 +70,47 @@ def download(entry: CheckpointFile, folder: Path, replace: bool = False) -> Path
         DownloadError: If it cannot be had, or is not what was published.
     """
     target = folder / entry.file
-    if target.exists() and not replace:
+    before = _identity(target)
+    if before and not replace:
         _check_existing(target, entry)
         return target
     remote = _find(entry)
     folder.mkdir(parents=True, exist_ok=True)
     version = hashlib.sha256(remote.etag.encode()).hexdigest()[:8]
     part = folder / f"{entry.file}.{version}.part"
-    _fetch(remote, part, entry)
-    problem = _problem(part, entry, remote)
-    if problem:
-        part.unlink()
-        raise DownloadError(
-            f"{remote.url} gave something else than {entry.file}: {problem}. It was removed; run the same command "
-            "again, and if this comes again, look at the page in a browser, or at HF_ENDPOINT and the proxy"
-        )
-    os.replace(part, target)
+    with _locked(target):
+        if _identity(target) != before:
+            return target  # put there by another process meanwhile
+        _fetch(remote, part, entry)
+        problem = _problem(part, entry, remote)
+        if problem:
+            part.unlink()
+            raise DownloadError(
+                f"{remote.url} gave something else than {entry.file}: {problem}. It was removed; run the same command "
+                "again, and if this comes again, look at the page in a browser, or at HF_ENDPOINT and the proxy"
+            )
+        os.replace(part, target)
     return target
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """Have a file's download to oneself, once others are done with it."""
+    lock = target.with_name(f".{target.name}.lock")
+    with WeakFileLock(lock):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # of Windows, which removes no open file
+                lock.unlink()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another one that takes its place; None for none."""
+    if not path.exists():
+        return None
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns
 
 
 def _check_existing(path: Path, entry: CheckpointFile) -> None:

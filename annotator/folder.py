@@ -1,7 +1,6 @@
 """A folder of images to a folder of maps, on all cores, able to go on after an interruption."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +13,16 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from annotator.images import caption_of, check_apart, images_in, read_image, write_png
+from annotator.images import (
+    UNFINISHED,
+    caption_of,
+    check_apart,
+    images_in,
+    others_in,
+    read_image,
+    write_png,
+    written_whole,
+)
 from annotator.util import HWC3, resize, resize_image
 
 PROMPTS_FILE = "prompt.json"
@@ -35,6 +43,7 @@ class Settings:
         resolution: Of the short side of what is detected and written; None for that of each image.
         training_set: Whether images and a `prompt.json` are written too.
         square: Whether the images of a training set are cut to their middle square.
+        weights: Names and bytes of the detector's files of weights, as far as they are there.
     """
 
     detector: str
@@ -43,6 +52,7 @@ class Settings:
     resolution: int | None = None
     training_set: bool = False
     square: bool = True
+    weights: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.training_set and (not self.resolution or self.resolution % SIZE_STEP):
@@ -72,12 +82,14 @@ class Report:
         kept: How many were there already.
         rows: How many rows the `prompt.json` has.
         problems: What could not be done.
+        left_out: Files that are neither images, by their names' ends, nor captions.
     """
 
     made: int
     kept: int
     rows: int
     problems: list[Problem]
+    left_out: list[Path]
 
 
 def annotate_folder(
@@ -90,7 +102,8 @@ def annotate_folder(
 
     Args:
         images: The folder.
-        out: The maps' folder; made if it is not there. Maps that it has are kept.
+        out: The maps' folder; made if it is not there. Maps that it has are kept, and so are those that another process
+            puts there meanwhile.
         detect: Makes what turns an RGB image into a map; called if there is work to do. It is used by several threads
             at once.
         settings: Which maps.
@@ -104,28 +117,31 @@ def annotate_folder(
     names = images_in(images, out)
     _check_settings(out, settings)
     jobs, problems = _jobs(names)
-    done = {target for target in jobs if all(file.exists() for file in _files(out, target, settings))}
+    done = {target for target in jobs if _is_done(out, target, settings)}
     waiting = {target: name for target, name in jobs.items() if target not in done}
+    made = 0
     if waiting:
         ready = detect()
         out.mkdir(parents=True, exist_ok=True)
+        _check_settings(out, settings)  # another process may have begun by now
         _write_whole(out / SETTINGS_FILE, json.dumps(asdict(settings)) + "\n")
-        problems += _make_all(images, out, waiting, ready, settings, workers or torch.get_num_threads())
+        made, failures = _make_all(images, out, waiting, ready, settings, workers or torch.get_num_threads())
+        problems += failures
     failed = {problem.image for problem in problems}
     rows = 0
     if settings.training_set:
         good = {target: name for target, name in jobs.items() if name not in failed}
         rows, without = _write_prompts(images, out, good)
         problems += without
-    made = sum(name not in failed for name in waiting.values())
-    return Report(made, len(done), rows, sorted(problems))
+    kept = len(jobs) - made - len(failed & set(waiting.values()))
+    return Report(made, kept, rows, sorted(problems), others_in(images, out))
 
 
 def _check_settings(out: Path, settings: Settings) -> None:
-    """See that a folder is empty, or that what is there was made as is now asked for."""
+    """See that a folder has no maps, or that they were made as is now asked for."""
     file = out / SETTINGS_FILE
     if not file.exists():
-        if out.exists() and any(out.iterdir()):
+        if out.exists() and any(path.suffix != UNFINISHED for path in out.iterdir()):
             raise ValueError(f"{out} has files that are not of this tool; give an empty or a new folder")
         return
     try:
@@ -133,7 +149,9 @@ def _check_settings(out: Path, settings: Settings) -> None:
     except ValueError as error:
         raise ValueError(f"cannot read {file}: {error}; give another folder, or delete this one") from error
     wanted = asdict(settings)
-    if found != wanted:
+    if isinstance(found, dict) and not (found.get("weights") and wanted["weights"]):
+        found["weights"] = wanted["weights"]  # of an earlier version's folder, or of a detector that can make no more
+    if found != wanted and any(out.rglob("*.png")):
         raise ValueError(f"the maps in {out} were made with {found}, asked for is {wanted}; give another folder")
 
 
@@ -153,27 +171,34 @@ def _files(out: Path, target: Path, settings: Settings) -> list[Path]:
     return [out / "source" / target, out / "target" / target] if settings.training_set else [out / target]
 
 
+def _is_done(out: Path, target: Path, settings: Settings) -> bool:
+    return all(file.exists() for file in _files(out, target, settings))
+
+
 def _make_all(
     images: Path, out: Path, jobs: dict[Path, Path], detect: Detect, settings: Settings, workers: int
-) -> list[Problem]:
-    def make(job: tuple[Path, Path]) -> Problem | None:
+) -> tuple[int, list[Problem]]:
+    """How many maps were made, and what was not; the rest was there by then."""
+
+    def make(job: tuple[Path, Path]) -> bool | Problem:
         target, name = job
+        if _is_done(out, target, settings):
+            return False
         try:
             image = _fitted(HWC3(read_image(images / name)), settings)
             results = [detect(image), image]
-        except (ValueError, MemoryError) as error:
+        except (FileNotFoundError, PermissionError, ValueError, MemoryError) as error:
             return Problem(name, str(error))
         for path, pixels in zip(_files(out, target, settings), results, strict=False):
             write_png(pixels, path)
-        return None
+        return True
 
     with _threads(workers) as pool, tqdm(total=len(jobs), desc=settings.detector, unit="image") as progress:
-        problems = []
-        for problem in pool.map(make, jobs.items()):
+        results = []
+        for result in pool.map(make, jobs.items()):
             progress.update()
-            if problem:
-                problems.append(problem)
-    return problems
+            results.append(result)
+    return results.count(True), [result for result in results if isinstance(result, Problem)]
 
 
 @contextmanager
@@ -223,6 +248,5 @@ def _write_prompts(images: Path, out: Path, jobs: dict[Path, Path]) -> tuple[int
 
 
 def _write_whole(file: Path, text: str) -> None:
-    part = file.with_name(f"{file.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, file)
+    with written_whole(file) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")

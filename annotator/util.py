@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import shlex
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,8 +18,13 @@ from torch import Tensor, nn
 from annotator.manifest import DETECTOR_FILES
 
 CHECKPOINT_FOLDER = Path(__file__).parent / "ckpts"
+annotator_ckpts_path = str(CHECKPOINT_FOLDER)
+"""As users' own detectors import it."""
+
+_STRIP = 256  # rows, of large images
+_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")  # of files of weights
 _SIZE_STEP = 64  # Stable Diffusion's images have sides that are multiples of it
-_LONGEST_SIDE = 32768  # beyond it a resized strip is a mistake, and would fill the memory
+_LONGEST_SIDE = 32768  # that is scaled to; beyond it a strip is a mistake, and would fill the memory
 _DAMAGED = (  # what reading a cut or altered pickle, archive or safetensors file raises, depending on where it is hurt
     pickle.UnpicklingError,
     SafetensorError,
@@ -59,9 +65,18 @@ def HWC3(image: np.ndarray) -> np.ndarray:
     if image.shape[2] == 1:
         image = np.repeat(image, 3, axis=2)
     elif image.shape[2] == 4:
-        alpha = image[:, :, 3:].astype(np.float32) / 255
-        image = np.rint(image[:, :, :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+        image = _on_white(image)
     return np.ascontiguousarray(image)
+
+
+def _on_white(image: np.ndarray) -> np.ndarray:
+    """RGB of RGBA, in strips: numbers of more than eight bits take no memory for the whole image."""
+    blended = np.empty((*image.shape[:2], 3), np.uint8)
+    for top in range(0, len(image), _STRIP):
+        strip = image[top : top + _STRIP].astype(np.uint16)
+        alpha = strip[:, :, 3:]
+        blended[top : top + _STRIP] = (strip[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255
+    return blended
 
 
 check_image = HWC3
@@ -80,10 +95,14 @@ def resize_image(image: np.ndarray, resolution: int) -> np.ndarray:
     """
     if resolution <= 0:
         raise ValueError(f"resolution must be a positive number of pixels, got {resolution}")
-    height, width = image.shape[:2]
-    scale = resolution / min(height, width)
-    size = _to_multiple(height * scale, _SIZE_STEP), _to_multiple(width * scale, _SIZE_STEP)
-    return resize(image, size, cv2.INTER_LANCZOS4 if scale > 1 else cv2.INTER_AREA)
+    size = size_at(image.shape[:2], resolution)
+    return resize(image, size, cv2.INTER_LANCZOS4 if resolution > min(image.shape[:2]) else cv2.INTER_AREA)
+
+
+def size_at(size: tuple[int, int], resolution: int) -> tuple[int, int]:
+    """The size to which `resize_image` scales one of `size`; both are (height, width)."""
+    height, width = (_to_multiple(side * (resolution / min(size)), _SIZE_STEP) for side in size)
+    return height, width
 
 
 def resize_to_multiple(image: np.ndarray, multiple: int, at_most: float = math.inf) -> np.ndarray:
@@ -105,16 +124,18 @@ def resize_to_multiple(image: np.ndarray, multiple: int, at_most: float = math.i
 
 
 def resize(image: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
-    """Scale an image or map to `size`, (height, width), with one of OpenCV's interpolations.
+    """Scale an image or map to `size`, (height, width), with one of OpenCV's interpolations; gives a copy if it has it.
 
     Raises:
         ValueError: If a side would become too long to work with.
     """
     height, width = size
+    if image.shape[:2] == (height, width):
+        return image.copy()
     if max(height, width) > _LONGEST_SIDE:
         raise ValueError(
             f"an image of {image.shape[0]} x {image.shape[1]} (height x width) would be scaled to {height} x {width}; "
-            "crop it to a less extreme shape, or ask for a lower resolution"
+            f"crop it to a less extreme shape, of sides of at most {_LONGEST_SIDE}, or ask for a lower resolution"
         )
     return cv2.resize(image, (width, height), interpolation=interpolation)
 
@@ -142,6 +163,12 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     return chosen
 
 
+def checkpoint_path(file: str, given: str | Path | None = None) -> Path:
+    """Where `find_checkpoint` looks; what is not there and does not end as a file of weights does is a folder."""
+    path = CHECKPOINT_FOLDER if given is None else Path(given).expanduser()
+    return path if path.is_file() or (path.suffix in _SUFFIXES and not path.is_dir()) else path / file
+
+
 def find_checkpoint(file: str, given: str | Path | None = None) -> Path:
     """Where a detector's checkpoint is: at `given`, or in `annotator/ckpts/`.
 
@@ -152,12 +179,17 @@ def find_checkpoint(file: str, given: str | Path | None = None) -> Path:
     Raises:
         FileNotFoundError: If it is not there; says where it is published and the command that gets it.
     """
-    path = CHECKPOINT_FOLDER / file if given is None else Path(given).expanduser()
-    if path.is_dir():
-        path = path / file
+    path = checkpoint_path(file, given)
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}. {_how_to_get(file)}")
+        raise FileNotFoundError(f"no checkpoint at {path}. {_how_to_get(path, file)}")
     return path
+
+
+def download_command(name: str, folder: Path | None = None, replace: bool = False) -> str:
+    """What to run for one of the `DETECTOR_FILES` to be in a folder, by default where it belongs."""
+    there = folder is None or folder.absolute() == CHECKPOINT_FOLDER.absolute()
+    to = "" if there else f" --to {shlex.quote(str(folder.absolute()))}"
+    return f"python tool_download.py {name}{to}{' --replace' if replace else ''}"
 
 
 def load_network(network: nn.Module, path: str | Path, ignore: Iterable[str] = ()) -> nn.Module:
@@ -174,6 +206,7 @@ def load_network(network: nn.Module, path: str | Path, ignore: Iterable[str] = (
         `network` in evaluation mode, without gradients, in its own dtype.
 
     Raises:
+        MemoryError: If memory does not do for it.
         ValueError: If the file is damaged or no checkpoint, or its names or shapes are not the network's.
     """
     path = Path(path)
@@ -187,7 +220,7 @@ def load_network(network: nn.Module, path: str | Path, ignore: Iterable[str] = (
         network.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(
-            f"{path} is no checkpoint of {type(network).__name__}: {_shortened(str(error))}. {_how_to_get(path.name)}"
+            f"{path} is no checkpoint of {type(network).__name__}: {_shortened(str(error))}. {_how_to_get(path)}"
         ) from error
     return network.eval().requires_grad_(False)
 
@@ -196,6 +229,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint on the CPU, taken out of {"state_dict": ...}.
 
     Raises:
+        MemoryError: If memory does not do for them.
         ValueError: If the file is damaged, or is something else than a dictionary of tensors.
     """
     path = Path(path)
@@ -203,30 +237,51 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     try:
         content = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
     except _DAMAGED as error:
+        words = str(error).lower()
+        if "alloc" in words and "memory" in words:  # as torch and the system say that there is too little
+            raise MemoryError(f"out of memory while {path} ({path.stat().st_size} bytes) was loaded") from error
         raise ValueError(
             f"cannot read {path} ({path.stat().st_size} bytes) as a checkpoint ({type(error).__name__}): it is cut "
-            f"short, damaged, or holds something else than tensors and plain data. {_how_to_get(path.name)}"
+            f"short, damaged, or holds something else than tensors and plain data. {_how_to_get(path)}"
         ) from error
     if isinstance(content, dict):
         content = content.get("state_dict", content)
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"expected {path} to hold a dictionary of tensors. {_how_to_get(path.name)}")
+        raise ValueError(f"expected {path} to hold a dictionary of tensors. {_how_to_get(path)}")
     return content
+
+
+def check_finite(output: Tensor) -> Tensor:
+    """A network's output itself.
+
+    Raises:
+        ValueError: If a value is not finite; such a map would pass for one of an image with nothing in it.
+    """
+    if not output.isfinite().all():
+        raise ValueError("the network's output is not finite; check that the checkpoint is the published one")
+    return output
 
 
 def _unpickled(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _how_to_get(file: str) -> str:
-    """Says what a published file is, and the command that gets it."""
+def _how_to_get(path: Path, file: str = "") -> str:
+    """Says what a published file is, and the command that gets it to where `path` is, or in the place of a wrong one.
+
+    Args:
+        path: Where it is looked for.
+        file: Its published name; that of `path` if not given.
+    """
     for name, entry in DETECTOR_FILES.items():
-        if entry.file == file:
-            source = entry.sources[0]
+        if entry.file == (file or path.name):
+            source, wrong = entry.sources[0], path.is_file()
+            given = "" if path.name == entry.file else f" and give {path.parent / entry.file}"
             return (
-                f"Expected is {file} (about {entry.megabytes:g} MB), published as {source.path} in "
-                f"https://huggingface.co/{source.repository}. Run `python tool_download.py {name}` to put it into "
-                f"{CHECKPOINT_FOLDER}, or pass {entry.argument}=PATH if it is elsewhere."
+                f"Expected is {entry.file} (about {entry.megabytes:g} MB), published as {source.path} in "
+                f"https://huggingface.co/{source.repository}. Run `{download_command(name, path.parent, wrong)}` to "
+                f"{'replace it' if wrong else f'put it into {path.parent}'}{given}, or pass {entry.argument}=PATH if "
+                "it is elsewhere (--checkpoints FOLDER or --detector FILE of a tool)."
             )
     return "Pass the file published for this detector as checkpoint=PATH, see annotator/manifest.py."
 

@@ -1,5 +1,6 @@
 """The command line."""
 
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -88,10 +89,46 @@ def test_a_detector_with_weights_and_a_broken_image(run, tmp_path, capsys):
     assert np.abs(made.astype(int) - expected).max() <= 1  # other threads, another order of sums
 
 
+def test_hands_without_their_file_are_refused_before_anything_is_written(run, tmp_path, capsys):
+    torch.save(filled_state_dict(published_names("body_pose_model.pth")), tmp_path / "body_pose_model.pth")
+    arguments = ("--detector", "openpose", "--hand", "--out", "maps", "--checkpoints", ".", "--device", "cpu")
+    assert run(*arguments) == 1
+    assert re.search("error: no checkpoint at hand_pose_model.pth.*openpose_hand --to", capsys.readouterr().err)
+    assert not (tmp_path / "maps").exists()
+
+
+def test_other_weights_are_not_mixed_and_a_finished_folder_needs_none(run, tmp_path, capsys):
+    hed = tmp_path / "ControlNetHED.pth"
+    torch.save(filled_state_dict(published_names(hed.name)), hed)
+    arguments = ("--detector", "hed", "--out", "maps", "--checkpoints", ".", "--device", "cpu")
+    assert run(*arguments) == 0
+    assert json.loads((tmp_path / "maps" / "annotate.json").read_text())["weights"] == {hed.name: hed.stat().st_size}
+    hed.write_bytes(hed.read_bytes() + b"more")
+    assert run(*arguments) == 1
+    assert re.search("error: the maps in maps were made with .*'weights': .*asked for is", capsys.readouterr().err)
+    hed.unlink()
+    assert run(*arguments) == 0
+
+
+def test_lack_of_memory_for_the_weights_is_one_line(run, tmp_path, monkeypatch, capsys):
+    def lacking(self, *arguments, **options):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(CannyDetector, "__init__", lacking)
+    assert run("--detector", "canny", "--out", "maps") == 1
+    assert "error: out of memory: close other programs, or try --device cpu" in capsys.readouterr().err
+
+
+def test_files_of_other_kinds_are_said(run, tmp_path, capsys):
+    (tmp_path / "in" / "phone.heic").touch()
+    assert run("--detector", "canny", "--out", "maps") == 0
+    assert "maps: 2 maps made, 0 kept, problems: 0, left out: 1 of other kinds" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--detector", "hed"], "error: no checkpoint at .*python tool_download.py hed`"),
+        (["--detector", "hed"], "error: no checkpoint at .*tool_download.py hed --to .*/none`.*--checkpoints FOLDER"),
         (["--detector", "canny", "--hand"], "error: --hand is no option of canny; it has --low-threshold, --high-"),
         (["--detector", "canny", "--low-threshold", "0"], "error: Low threshold must be a number from 1 to 255"),
         (["--detector", "midas", "--map", "fog"], "error: midas has no map 'fog'; expected one of depth, normal"),

@@ -1,6 +1,8 @@
 """The command line, run as people run it, with a hub on this machine in HF_ENDPOINT."""
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from annotator.manifest import DETECTOR_FILES, FILES, MODEL_FILES
+from annotator.util import find_checkpoint, read_tensors
 from local_hub import WEB_PAGE, Hub, local_hub
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,6 +57,20 @@ def test_two_files_and_then_nothing_to_do(run, hub, tmp_path):
             "mlsd_tiny_512_fp32.pth": TINY,
         }
     assert [method for method, _, _ in hub.asked] == ["HEAD", "GET"] * 2
+
+
+@pytest.mark.parametrize("given", ["a folder", "a folder/ControlNetHED.pth"])
+def test_what_errors_advise_mends_a_missing_and_a_damaged_file(run, tmp_path, given):
+    for content in (None, b"PK\x03\x04 cut"):
+        path = tmp_path / "a folder" / "ControlNetHED.pth"
+        if content:
+            path.write_bytes(content)
+        with pytest.raises((FileNotFoundError, ValueError)) as failure:
+            read_tensors(find_checkpoint("ControlNetHED.pth", tmp_path / given))
+        (command,) = re.findall("`python tool_download.py (.*?)`", str(failure.value))
+        done = run(*shlex.split(command))
+        assert done.returncode == 0, done.stderr
+        assert path.read_bytes() == HED
 
 
 def test_one_that_fails_is_said_and_the_others_go_on(run, hub, tmp_path):

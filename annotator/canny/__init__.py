@@ -11,6 +11,9 @@ import torch
 
 from annotator.util import check_image
 
+_STEEPEST = 2 * 4 * 255
+"""L1 norm of the 3x3 Sobel derivatives where black meets white; OpenCV's whole numbers end soon after 2**31."""
+
 
 class CannyDetector:
     """Edges of an image between two thresholds of its gradient.
@@ -39,9 +42,9 @@ class CannyDetector:
             uint8, (h, w): 255 on edges, 0 elsewhere.
 
         Raises:
-            ValueError: If the image is no such array, or a threshold is negative.
+            ValueError: If the image is no such array, or a threshold is negative or NaN.
         """
         image = check_image(image)
         if not (low_threshold >= 0 and high_threshold >= 0):
             raise ValueError(f"expected thresholds of at least 0, got {low_threshold} and {high_threshold}")
-        return cv2.Canny(image, low_threshold, high_threshold)
+        return cv2.Canny(image, min(low_threshold, _STEEPEST), min(high_threshold, _STEEPEST))

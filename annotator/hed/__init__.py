@@ -16,7 +16,15 @@ from einops import rearrange
 from torch import Tensor
 
 from annotator.hed.hed_network import REACH, STRIDE, HEDNetwork
-from annotator.util import check_image, choose_device, find_checkpoint, load_network, resize, resize_to_multiple
+from annotator.util import (
+    check_finite,
+    check_image,
+    choose_device,
+    find_checkpoint,
+    load_network,
+    resize,
+    resize_to_multiple,
+)
 
 FILE = "ControlNetHED.pth"
 _LARGEST_TILE = 1536  # pixels a side; larger images are cut, which bounds the memory of the first block
@@ -56,13 +64,13 @@ class HEDdetector:
             uint8, (h, w): white edges on black.
 
         Raises:
-            ValueError: If the image is no such array.
+            ValueError: If the image is no such array, or the network's output is not finite.
         """
         image = check_image(image)
         fitted = resize_to_multiple(image, STRIDE)
         size = fitted.shape[:2]
         logits = sum(F.interpolate(p, size, mode="bilinear") for p in self._projections(fitted)) / 5
-        edge = (logits.sigmoid_() * 255).to(torch.uint8)[0, 0].cpu().numpy()
+        edge = (check_finite(logits).sigmoid_() * 255).to(torch.uint8)[0, 0].cpu().numpy()
         return edge if size == image.shape[:2] else resize(edge, image.shape[:2], cv2.INTER_LINEAR)
 
     def _projections(self, image: np.ndarray) -> list[Tensor]:
@@ -111,4 +119,5 @@ def nms(edge: np.ndarray, threshold: float, sigma: float) -> np.ndarray:
     ridge = np.zeros(blurred.shape, bool)
     for line in lines:
         ridge |= blurred == cv2.dilate(blurred, line)
-    return np.where(ridge & (blurred > threshold), np.uint8(255), np.uint8(0))
+    thin = np.where(ridge & (blurred > threshold), np.uint8(255), np.uint8(0))
+    return thin.reshape(edge.shape)  # OpenCV drops an axis of a single channel

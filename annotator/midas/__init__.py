@@ -9,7 +9,15 @@ import torch
 from einops import rearrange
 
 from annotator.midas.dpt import MULTIPLE, UNUSED, DPTHybrid
-from annotator.util import check_image, choose_device, find_checkpoint, load_network, resize, resize_to_multiple
+from annotator.util import (
+    check_finite,
+    check_image,
+    choose_device,
+    find_checkpoint,
+    load_network,
+    resize,
+    resize_to_multiple,
+)
 
 FILE = "dpt_hybrid-midas-501f0c75.pt"
 MOST_PIXELS = 1024 * 2048  # a network trained at 384 x 384 sees no more in larger images; takes 2.5 GB
@@ -51,7 +59,7 @@ class MidasDetector:
             [-1, 1] to [0, 255].
 
         Raises:
-            ValueError: If `image` is no such image or `a` is not positive.
+            ValueError: If `image` is no such image, `a` is not positive, or the network's output is not finite.
         """
         inverse_depth = self.inverse_depth(image)
         return depth_map(inverse_depth), normal_map(inverse_depth, a, bg_th)
@@ -62,7 +70,7 @@ class MidasDetector:
         image = check_image(image)
         x = torch.from_numpy(resize_to_multiple(image, MULTIPLE, at_most=MOST_PIXELS)).to(self.device)
         x = rearrange(x, "h w c -> 1 c h w") / 127.5 - 1
-        return resize(self.network(x)[0].cpu().numpy(), image.shape[:2], cv2.INTER_LINEAR)
+        return resize(check_finite(self.network(x))[0].cpu().numpy(), image.shape[:2], cv2.INTER_LINEAR)
 
 
 def scale_to_unit(inverse_depth: np.ndarray) -> np.ndarray:

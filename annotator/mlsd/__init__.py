@@ -13,7 +13,14 @@ from einops import rearrange
 from torch import Tensor
 
 from annotator.mlsd.mlsd_network import MULTIPLE, MLSDLarge, MLSDTiny
-from annotator.util import check_image, choose_device, find_checkpoint, load_network, resize_to_multiple
+from annotator.util import (
+    check_finite,
+    check_image,
+    choose_device,
+    find_checkpoint,
+    load_network,
+    resize_to_multiple,
+)
 
 FILES = {"large": "mlsd_large_512_fp32.pth", "tiny": "mlsd_tiny_512_fp32.pth"}
 _NETWORKS = {"large": MLSDLarge, "tiny": MLSDTiny}
@@ -58,7 +65,7 @@ class MLSDdetector:
             uint8, (h, w): white lines, one pixel wide, on black; all black if there are none.
 
         Raises:
-            ValueError: If the image is no such array, or a threshold is negative.
+            ValueError: If the image is no such array, a threshold is negative, or the network's output is not finite.
         """
         image = check_image(image)
         lines = self.lines(image, value, distance)
@@ -81,7 +88,7 @@ class MLSDdetector:
             Start (x, y) and end (x, y) in pixels of `image`, (n, 4) float; they may lie outside of it.
 
         Raises:
-            ValueError: If the image is no such array, or a threshold is negative.
+            ValueError: If the image is no such array, a threshold is negative, or the network's output is not finite.
         """
         image = check_image(image)
         if not (value >= 0 and distance >= 0):
@@ -89,7 +96,7 @@ class MLSDdetector:
         fitted = resize_to_multiple(image, MULTIPLE, at_most=_MOST_PIXELS)
         with_ones = torch.from_numpy(np.dstack([fitted, np.ones_like(fitted[:, :, 0])])).to(self.device)
         x = rearrange(with_ones, "h w c -> 1 c h w").float() / 127.5 - 1  # channels last in memory, which is faster
-        lines = decode(self.network(x)[0], value, distance).cpu().numpy()
+        lines = decode(check_finite(self.network(x))[0], value, distance).cpu().numpy()
         ratio = np.array(image.shape[1::-1]) / fitted.shape[1::-1]
         return lines * np.tile(ratio, 2)
 

@@ -2,6 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -28,29 +29,36 @@ class OpenposeDetector:
     def __init__(
         self,
         checkpoint: str | Path | None = None,
-        hand_checkpoint: str | Path | None = None,
         device: str | torch.device = "auto",
+        *,
+        hand_checkpoint: str | Path | None = None,
     ) -> None:
         """Load the body network.
 
         Args:
-            checkpoint: The body network's weights; found in `annotator/ckpts/` if not given.
-            hand_checkpoint: The hand network's weights, likewise; needed for hands alone.
+            checkpoint: `body_pose_model.pth` or a folder with it; None is `annotator/ckpts/`.
             device: Where the networks are to run; "auto" takes the best there is.
+            hand_checkpoint: `hand_pose_model.pth` or a folder with it; needed for hands alone. None is `checkpoint` if
+                that is a folder, else `annotator/ckpts/`.
 
         Raises:
             FileNotFoundError: If the body network's weights are not there.
             ValueError: If the file is not what it should be, or there is no such device.
         """
         self.device = choose_device(device)
-        self._hand_checkpoint = hand_checkpoint
+        is_folder = checkpoint is not None and Path(checkpoint).expanduser().is_dir()
+        self._hand_checkpoint = checkpoint if hand_checkpoint is None and is_folder else hand_checkpoint
+        self._hand_lock = Lock()
         path = find_checkpoint("body_pose_model.pth", checkpoint)
         self.body_network = load_network(BodyNetwork(), path).to(self.device)
 
     @cached_property
     def hand_network(self) -> HandNetwork:
-        path = find_checkpoint("hand_pose_model.pth", self._hand_checkpoint)
-        return load_network(HandNetwork(), path).to(self.device)
+        with self._hand_lock:  # `cached_property` has none since Python 3.12, and threads share a detector
+            if "hand_network" not in vars(self):
+                path = find_checkpoint("hand_pose_model.pth", self._hand_checkpoint)
+                vars(self)["hand_network"] = load_network(HandNetwork(), path).to(self.device)
+            return vars(self)["hand_network"]
 
     def __call__(self, image: NDArray[np.uint8], hand: bool = False) -> tuple[NDArray[np.uint8], dict[str, list[Any]]]:
         """Find people and draw them.

@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from annotator.openpose.pose_machines import BOX, STRIDE
+from annotator.util import check_finite
 
 HEIGHT = BOX // 2  # rows of the body network's input
 WIDEST = 32  # times the height; the network then takes about 0.9 GB
@@ -59,11 +60,9 @@ def output_array(maps: Tensor) -> NDArray[np.float32]:
     """The only item (c, H, W) of a batch of network outputs.
 
     Raises:
-        ValueError: If a value is not finite; such maps would pass for an image without people.
+        ValueError: If a value is not finite.
     """
-    if not maps.isfinite().all():
-        raise ValueError("the network's output is not finite; check that the checkpoint is the published one")
-    return maps[0].float().cpu().numpy()
+    return check_finite(maps)[0].float().cpu().numpy()
 
 
 def _axis_matrix(cells: int, unpadded: int, length: int) -> NDArray[np.float64]:

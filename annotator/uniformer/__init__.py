@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from annotator.uniformer.ade20k import PALETTE
 from annotator.uniformer.upernet import UNUSED, UniFormerUPerNet
-from annotator.util import check_image, choose_device, find_checkpoint, load_network, resize
+from annotator.util import check_finite, check_image, choose_device, find_checkpoint, load_network, resize
 
 FILE = "upernet_global_small.pth"
 MEAN = (123.675, 116.28, 103.53)  # of ImageNet, RGB
@@ -47,7 +47,7 @@ class UniformerDetector:
         """The colour map, uint8 RGB (h, w, 3), of a uint8 RGB image (h, w, 3).
 
         Raises:
-            ValueError: If `image` is no such image.
+            ValueError: If `image` is no such image, or the network's output is not finite.
         """
         return PALETTE[self.labels(image)]
 
@@ -58,7 +58,7 @@ class UniformerDetector:
         height, width = image.shape[:2]
         x = torch.from_numpy(resize(image, network_size(height, width), cv2.INTER_LINEAR))
         x = (x.to(self.device) - torch.tensor(MEAN, device=self.device)) / torch.tensor(STD, device=self.device)
-        return best_class(self.network(rearrange(x, "h w c -> 1 c h w"))[0], height, width)
+        return best_class(check_finite(self.network(rearrange(x, "h w c -> 1 c h w")))[0], height, width)
 
 
 def network_size(height: int, width: int) -> tuple[int, int]:

@@ -4,6 +4,7 @@ A file is a path, or a `Member` of a shard, whose bytes are in memory.
 """
 
 import io
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,15 +12,31 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # modes of Pillow
 _GREY = ("1", "L", "LA")
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # greyscale of 16 bits; older Pillows read it as I
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # of Pillow and numpy
+_UNREADABLE = (  # of Pillow and numpy
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 _LARGEST_16_BIT = 65535
 _ORIENTED = {"exif", "Raw profile type exif", "XML:com.adobe.xmp"}  # what of a PNG's header may say how it lies
-_LYING = (5, 6, 7, 8)  # orientations in EXIF whose rows are columns of the picture
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What sets an image upright, by its orientation in EXIF; from 5 on, its rows are columns of the picture."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +97,7 @@ def image_size(file: File) -> tuple[int, int]:
     with _reading(file) as opened, Image.open(opened) as image:
         if image.format == "TIFF" or (image.format == "PNG" and not _ORIENTED & image.info.keys()):
             return image.size  # Pillow has turned the first already, and would decode the other to look for more
-        lying = image.getexif().get(ExifTags.Base.Orientation) in _LYING
+        lying = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
         return image.size[::-1] if lying else image.size
 
 
@@ -103,7 +120,7 @@ def read_hint(file: File) -> np.ndarray:
             return _checked_array(np.load(opened, allow_pickle=False))
     with _reading(file) as opened, Image.open(opened) as image:
         if image.mode in _DEEP:
-            return _deep(np.array(ImageOps.exif_transpose(image)))
+            return _deep(np.array(_turned(image)))
         _check_mode(image, "8 bits a channel, or greyscale of 16")
         grey = image.mode in _GREY
         pixels = np.array(_upright(image).convert("L" if grey else "RGB"))
@@ -132,9 +149,16 @@ def is_array(file: File) -> bool:
     return str(file).lower().endswith(".npy")
 
 
+def _turned(image: Image.Image) -> Image.Image:
+    """Turned as the camera says. No EXIF is written, as `exif_transpose` does, which fails where it is odd."""
+    image.load()
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    return image if turn is None else image.transpose(turn)
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """Turned as the camera says, alpha blended onto white."""
-    image = ImageOps.exif_transpose(image)
+    image = _turned(image)
     if not image.has_transparency_data:
         return image
     image = image.convert("RGBA")

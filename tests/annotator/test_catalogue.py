@@ -66,7 +66,7 @@ def test_several_maps_have_names_and_the_rest_is_left():
 
 @pytest.mark.parametrize("name", [name for name, entry in CATALOGUE.items() if entry.weights])
 def test_what_is_missing_says_how_to_get_it(name, tmp_path):
-    command = f"python tool_download.py {CATALOGUE[name].weights[0]}`"
+    command = f"`python tool_download.py {CATALOGUE[name].weights[0]} --to {tmp_path}`"
     assert command in CATALOGUE[name].missing(tmp_path)
     with pytest.raises(FileNotFoundError, match=command):
         CATALOGUE[name].build(tmp_path, "cpu")
@@ -76,7 +76,11 @@ def test_the_hand_file_is_asked_for_as_the_constructor_names_it(tmp_path):
     torch.save(filled_state_dict(published_names("body_pose_model.pth")), tmp_path / "body_pose_model.pth")
     entry = CATALOGUE["openpose"]
     detector = entry.build(tmp_path, "cpu")
-    with pytest.raises(FileNotFoundError, match=r"tool_download\.py openpose_hand`.* pass hand_checkpoint=PATH"):
+    assert entry.files(tmp_path) == entry.files(tmp_path, {"hand": False}) == [tmp_path / "body_pose_model.pth"]
+    assert entry.missing(tmp_path) == ""
+    with pytest.raises(FileNotFoundError, match=r"hand_pose_model\.pth"):
+        entry.files(tmp_path, {"hand": True})
+    with pytest.raises(FileNotFoundError, match=r"tool_download\.py openpose_hand --to .* pass hand_checkpoint=PATH"):
         entry.detect(detector, np.zeros((64, 64, 3), np.uint8), {"hand": True})
 
 

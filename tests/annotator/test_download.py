@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import huggingface_hub.constants
 import numpy as np
@@ -69,6 +71,25 @@ def test_it_is_replaced_on_request(hub, tmp_path):
     (tmp_path / "net.pth").write_bytes(b"PK\x03\x04 mine")
     download(ENTRY, tmp_path, replace=True)
     assert (tmp_path / "net.pth").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_two_who_want_one_file_get_it_by_one_download(hub, tmp_path, monkeypatch, replace):
+    if replace:
+        (tmp_path / "net.pth").write_bytes(b"PK\x03\x04 mine")
+    find, meeting = module._find, Barrier(2, timeout=60)
+
+    def find_together(entry):
+        meeting.wait()
+        return find(entry)
+
+    monkeypatch.setattr(module, "_find", find_together)
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(download, ENTRY, tmp_path, replace) for _ in range(2)]
+        assert [each.result() for each in both] == [tmp_path / "net.pth"] * 2
+    assert (tmp_path / "net.pth").read_bytes() == CONTENT
+    assert hub.downloads() == [None]
+    assert [path.name for path in tmp_path.iterdir()] == ["net.pth"]
 
 
 def test_a_cut_download_goes_on_within_the_call(hub, tmp_path, monkeypatch):

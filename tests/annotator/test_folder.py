@@ -1,6 +1,8 @@
 """A folder of images to a folder of maps."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
 
@@ -92,7 +94,7 @@ def test_an_interruption_leaves_whole_maps_alone(images, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         annotate_folder(images, out, interrupted, SETTINGS, workers=1)
-    assert [path.name for path in out.rglob("*.p*")] == ["b.png"]
+    assert sorted(path.name for path in out.rglob("*.*")) == ["annotate.json", "b.png"]
     assert annotate_folder(images, out, canny, SETTINGS).kept == 1
 
 
@@ -203,6 +205,88 @@ def test_other_settings_need_another_folder(images, tmp_path):
     annotate_folder(images, out, canny, SETTINGS)
     with pytest.raises(ValueError, match=r"maps in .*out were made with .*'resolution': None.*asked for is .*: 64"):
         annotate_folder(images, out, canny, Settings("canny", resolution=64))
+
+
+def test_other_weights_need_another_folder_too(images, tmp_path):
+    out = tmp_path / "out"
+    weighed = replace(SETTINGS, weights={"net.pth": 100})
+    annotate_folder(images, out, canny, weighed)
+    assert json.loads((out / "annotate.json").read_text())["weights"] == {"net.pth": 100}
+    for other in ({"net.pth": 101}, {"another.pth": 100}):
+        with pytest.raises(ValueError, match=r"were made with .*'net\.pth': 100.*asked for is .*give another folder"):
+            annotate_folder(images, out, canny, replace(SETTINGS, weights=other))
+    assert annotate_folder(images, out, canny, SETTINGS).kept == 3  # where there are none to make more with
+
+
+def test_a_folder_of_an_earlier_version_says_nothing_of_weights_and_is_gone_on_with(images, tmp_path):
+    out = tmp_path / "out"
+    annotate_folder(images, out, canny, SETTINGS)
+    earlier = json.loads((out / "annotate.json").read_text())
+    del earlier["weights"]
+    (out / "annotate.json").write_text(json.dumps(earlier))
+    (out / "b.png").unlink()
+    report = annotate_folder(images, out, canny, replace(SETTINGS, weights={"net.pth": 100}))
+    assert (report.made, report.kept) == (1, 2)
+
+
+def test_settings_without_maps_bind_nobody(images, tmp_path):
+    def hopeless():
+        def detect(image):
+            raise ValueError("no")
+
+        return detect
+
+    assert annotate_folder(images, tmp_path / "out", hopeless, Settings("canny", resolution=64)).made == 0
+    assert annotate_folder(images, tmp_path / "out", canny, SETTINGS).made == 3
+
+
+def test_two_runs_share_a_folder(images, tmp_path):
+    meeting = Barrier(2, timeout=60)
+
+    def together():
+        meeting.wait()  # both have found an empty folder
+        return CannyDetector(device="cpu")
+
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(annotate_folder, images, tmp_path / "out", together, SETTINGS, 1) for _ in range(2)]
+        reports = [run.result() for run in runs]
+    assert [(report.made + report.kept, report.problems) for report in reports] == [(3, [])] * 2
+    assert len(list((tmp_path / "out").rglob("*.*"))) == 4
+
+
+def test_maps_that_another_run_makes_meanwhile_are_kept(images, tmp_path):
+    out = tmp_path / "out"
+
+    def slow():
+        annotate_folder(images, out, canny, SETTINGS)
+        return lambda image: pytest.fail("all maps are there")
+
+    report = annotate_folder(images, out, slow, SETTINGS)
+    assert (report.made, report.kept, report.problems) == (0, 3, [])
+
+    def other():
+        annotate_folder(images, tmp_path / "other", canny, Settings("canny", resolution=64))
+        return canny()
+
+    with pytest.raises(ValueError, match="give another folder"):
+        annotate_folder(images, tmp_path / "other", other, SETTINGS)
+
+
+def test_an_image_that_goes_away_is_listed(images, tmp_path):
+    def late():
+        (images / "b.png").unlink()
+        return canny()
+
+    report = annotate_folder(images, tmp_path / "out", late, SETTINGS)
+    assert report.made == 2
+    assert ["there is no file" in problem.reason for problem in report.problems] == [True]
+
+
+def test_files_of_other_kinds_are_counted(images, tmp_path):
+    (images / "a" / "phone.heic").touch()
+    (images / "b.txt").write_text("a caption")
+    report = annotate_folder(images, tmp_path / "out", canny, SETTINGS)
+    assert report.left_out == [Path("a/phone.heic"), Path("notes.md")]
 
 
 def test_a_detector_that_cannot_be_built_leaves_no_trace(images, tmp_path):

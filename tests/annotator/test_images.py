@@ -1,12 +1,15 @@
 """Image files to arrays and back, folders of them, and captions."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms, ImageOps
 
-from annotator.images import caption_of, check_apart, images_in, read_image, write_png
+from annotator import images as module
+from annotator.images import caption_of, check_apart, images_in, others_in, read_image, write_png
+from odd_exif import ODD_EXIF
 
 RNG = np.random.default_rng(0)
 
@@ -54,6 +57,53 @@ def test_cameras_orientation_is_followed(tmp_path):
     exif[0x0112] = 6  # turn clockwise
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(pixels, -1))
+    for orientation in range(10):
+        exif[0x0112] = orientation
+        Image.fromarray(pixels).save(tmp_path / "b.png", exif=exif)
+        expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "b.png")))
+        np.testing.assert_array_equal(read_image(tmp_path / "b.png"), expected)
+
+
+@pytest.mark.parametrize("odd", ODD_EXIF)
+def test_orientation_is_followed_though_the_rest_of_exif_is_odd(tmp_path, odd):
+    pixels = RNG.integers(0, 256, (4, 6, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=ODD_EXIF[odd])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(pixels, -1))
+
+
+def test_colours_of_a_profile_become_srgb(tmp_path):
+    red, alpha = np.full((4, 6, 3), (200, 60, 30), np.uint8), np.full((4, 6, 1), 90, np.uint8)
+    cases = [(red, "RGB"), (np.dstack([red, alpha]), "RGBA")]
+    for pixels, mode in cases:
+        Image.fromarray(pixels).save(tmp_path / "wide.png", icc_profile=swapped_srgb())
+        found = read_image(tmp_path / "wide.png")
+        assert found.shape == pixels.shape, mode
+        assert np.abs(found[..., :3].astype(int) - red[..., [1, 0, 2]]).max() <= 1, mode
+        assert np.array_equal(found[..., 3:], pixels[..., 3:]), mode
+
+
+def test_profiles_that_are_srgb_damaged_or_for_other_channels_change_nothing(tmp_path):
+    pixels = RNG.integers(0, 256, (5, 7, 3), np.uint8)
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for profile in (srgb, b"no profile", swapped_srgb()[:200]):
+        Image.fromarray(pixels).save(tmp_path / "a.png", icc_profile=profile)
+        np.testing.assert_array_equal(read_image(tmp_path / "a.png"), pixels)
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png", icc_profile=swapped_srgb())
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), np.dstack([pixels[..., 0]] * 3))
+
+
+def swapped_srgb() -> bytes:
+    """A profile of sRGB with red and green changed for each other, under another name."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = profile.replace(b"rXYZ", b"xxxx").replace(b"gXYZ", b"rXYZ").replace(b"xxxx", b"gXYZ")
+    return swapped.replace("sRGB".encode("utf-16-be"), "abcd".encode("utf-16-be"))
+
+
+def test_only_so_many_pixels_are_decoded(tmp_path):
+    Image.new("RGB", (8, 4)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png", 32).shape == (4, 8, 3)
+    with pytest.raises(ValueError, match=r"a\.png has 8 x 4 pixels, and at most .* megapixels are read; scale it down"):
+        read_image(tmp_path / "a.png", 31)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n cut"])
@@ -63,9 +113,42 @@ def test_what_is_no_image_is_refused(tmp_path, content):
         read_image(tmp_path / "a.png")
 
 
-def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"cannot read a\.png as an image"):
+@pytest.mark.parametrize("error", [EOFError, struct.error])
+def test_whatever_pillow_raises_on_a_damaged_file_is_one_error(tmp_path, monkeypatch, error):
+    def raises(image):
+        raise error("cut")
+
+    write_png(np.zeros((2, 2), np.uint8), tmp_path / "a.png")
+    monkeypatch.setattr(module, "_upright", raises)
+    with pytest.raises(ValueError, match=r"cannot read a\.png as an image: it is damaged"):
         read_image(tmp_path / "a.png")
+
+
+def test_a_missing_file_and_one_that_may_not_be_read_are_not_called_damaged(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"cannot read a\.png as an image: there is no file .*a\.png"):
+        read_image(tmp_path / "a.png")
+
+    def denied(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", denied)
+    with pytest.raises(PermissionError, match=r"cannot read a\.png as an image: permission to read .* is denied"):
+        read_image(tmp_path / "a.png")
+
+
+def test_photos_of_200_megapixels_are_read_and_larger_images_are_called_large(tmp_path, monkeypatch):
+    assert module.MOST_PIXELS > 2e8
+    assert Image.MAX_IMAGE_PIXELS == module.MOST_PIXELS
+    Image.new("L", (30, 20)).save(tmp_path / "a.png")
+    monkeypatch.setattr(module, "MOST_PIXELS", 599)
+    with pytest.raises(ValueError, match=r"a\.png has 30 x 20 pixels, and at most .* megapixels are read; scale"):
+        read_image(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 299)
+    with pytest.raises(ValueError, match=r"a\.png has more than 1198 pixels, and at most .* megapixels are read"):
+        read_image(tmp_path / "a.png")
+    monkeypatch.setattr(module, "MOST_PIXELS", 600)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
+    assert read_image(tmp_path / "a.png").shape == (20, 30, 3)
 
 
 def test_images_of_a_folder_without_those_of_one_in_it(tmp_path):
@@ -79,6 +162,29 @@ def test_images_of_a_folder_without_those_of_one_in_it(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no images in .*empty; expected are files that end in .png, .jpg"):
         images_in(tmp_path / "empty")
+
+
+def test_kinds_of_pictures_are_those_that_pillow_reads_and_others_are_told(tmp_path):
+    Image.init()
+    known = Image.registered_extensions()
+    assert set(module.SUFFIXES) <= set(known) | {".avif"}  # which some builds of Pillow cannot read
+    for name in ("a.jfif", "b.AVIF", "c.heic", "c.txt", "deeper/d.pdf", "out/e.pdf", ".hidden"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert images_in(tmp_path, tmp_path / "out") == [Path("a.jfif"), Path("b.AVIF")]
+    assert others_in(tmp_path, tmp_path / "out") == [Path("c.heic"), Path("deeper/d.pdf")]
+
+
+def test_two_can_write_one_file_and_a_failure_leaves_nothing(tmp_path):
+    file = tmp_path / "a.txt"
+    with module.written_whole(file) as first, module.written_whole(file) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert file.read_text() == "first"
+    with pytest.raises(LookupError), module.written_whole(file) as unfinished:
+        unfinished.write_text("no", encoding="none that there is")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert file.read_text() == "first"
 
 
 def test_results_are_not_put_among_the_images(tmp_path):

@@ -1,6 +1,7 @@
 """Image checks, sizes, devices and checkpoints."""
 
 import pickle
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -15,11 +16,14 @@ from annotator import util
 from annotator.manifest import DETECTOR_FILES
 from annotator.util import (
     HWC3,
+    annotator_ckpts_path,
+    check_finite,
     check_image,
     choose_device,
     find_checkpoint,
     load_network,
     read_tensors,
+    resize,
     resize_image,
     resize_to_multiple,
 )
@@ -36,6 +40,19 @@ def test_grey_is_repeated_and_alpha_blended_onto_white():
         np.testing.assert_array_equal(HWC3(image), np.dstack([grey] * 3))
     rgba = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 100, 255, 51]]], np.uint8)
     np.testing.assert_array_equal(HWC3(rgba), [[[10, 20, 30], [255, 255, 255], [204, 224, 255]]])
+
+
+def test_every_alpha_of_every_level_is_rounded_and_takes_little_memory():
+    level, alpha = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
+    rgba = np.dstack([level, level, level, alpha]).repeat(4, 0).repeat(4, 1)
+    share = rgba[..., 3:] / 255
+    expected = np.rint(rgba[..., :3] * share + 255 * (1 - share))
+    tracemalloc.start()
+    blended = HWC3(rgba)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(blended, expected)
+    assert peak < 4 * blended.nbytes
 
 
 def test_rgb_is_passed_on_unchanged_and_contiguous():
@@ -102,6 +119,15 @@ def test_a_strip_that_would_fill_the_memory_is_refused():
         resize_image(np.zeros((8000, 1, 3), np.uint8), 512)
 
 
+def test_a_long_image_that_is_not_scaled_is_as_it_was_and_no_part_of_it():
+    long = np.random.default_rng(0).integers(0, 256, (40000, 16, 3), np.uint8)
+    for same in (resize_to_multiple(long, 16), resize(long, (40000, 16), cv2.INTER_AREA)):
+        np.testing.assert_array_equal(same, long)
+        assert not np.shares_memory(same, long)
+    with pytest.raises(ValueError, match="of sides of at most 32768, or ask for a lower resolution"):
+        resize_to_multiple(long[1:], 16)
+
+
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [((64, 96), (64, 96)), ((65, 95), (64, 96)), ((1, 8000), (16, 8000)), ((72, 7), (64, 16)), ((73, 24), (80, 32))],
@@ -160,6 +186,20 @@ def test_a_checkpoint_is_found_in_the_folder_and_where_it_is_given(tmp_path, mon
     assert find_checkpoint("ControlNetHED.pth", tmp_path / "ckpts") == usual
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*yours\.pth\. Expected is ControlNetHED\.pth"):
         find_checkpoint("ControlNetHED.pth", tmp_path / "yours.pth")
+    assert Path(annotator_ckpts_path).name == "ckpts"
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        ("", r"hed --to {0}` to put it into {0}, or pass checkpoint=PATH .*\(--checkpoints FOLDER or --detector FILE"),
+        ("absent", r"hed --to {0}/absent` to put it into {0}/absent, or"),
+        ("yours.pth", r"hed --to {0}` to put it into {0} and give {0}/ControlNetHED\.pth, or"),
+    ],
+)
+def test_what_is_missing_where_the_user_said_is_to_be_put_there(given, advice, tmp_path):
+    with pytest.raises(FileNotFoundError, match=advice.format(tmp_path)):
+        find_checkpoint("ControlNetHED.pth", tmp_path / given)
 
 
 @pytest.mark.parametrize("form", ["bare.pth", "wrapped.pth", "old.pth", "half.pth", "tensors.safetensors"])
@@ -206,7 +246,10 @@ def test_a_missing_name_or_another_shape_is_refused(tmp_path):
 def test_a_file_of_another_detector_says_which_one_belongs_here(tmp_path):
     path = tmp_path / "ControlNetHED.pth"
     torch.save({"other": torch.ones(1)}, path)
-    with pytest.raises(ValueError, match=r"python tool_download\.py hed"):
+    with pytest.raises(ValueError, match=rf"`python tool_download\.py hed --to {tmp_path} --replace` to replace it"):
+        load_network(linear(), path)
+    path.write_bytes(b"cut")
+    with pytest.raises(ValueError, match=rf"`python tool_download\.py hed --to {tmp_path} --replace` to replace it"):
         load_network(linear(), path)
 
 
@@ -255,6 +298,26 @@ def damaged(tmp_path: Path) -> dict[str, Path]:
 def test_a_damaged_file_is_one_clear_error(name, tmp_path):
     with pytest.raises(ValueError, match=rf"cannot read .*{name} \(\d+ bytes\) as a checkpoint.*cut\s+short"):
         read_tensors(damaged(tmp_path)[name])
+
+
+@pytest.mark.parametrize(
+    "lacking", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), OSError(12, "Cannot allocate memory")]
+)
+def test_lack_of_memory_is_no_damage(tmp_path, monkeypatch, lacking):
+    def fails(path):
+        raise lacking
+
+    torch.save(linear().state_dict(), tmp_path / "a.pth")
+    monkeypatch.setattr(util, "_unpickled", fails)
+    with pytest.raises(MemoryError, match=r"out of memory while .*a\.pth \(\d+ bytes\) was loaded"):
+        read_tensors(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_output_that_is_not_finite_is_refused(value):
+    assert check_finite(torch.ones(2)).tolist() == [1, 1]
+    with pytest.raises(ValueError, match="output is not finite; check that the checkpoint is the published one"):
+        check_finite(torch.tensor([1, value]))
 
 
 @pytest.mark.parametrize("content", [[torch.ones(1)], {"state_dict": 3}, {"epoch": 3}, torch.ones(2)])

@@ -49,6 +49,12 @@ def test_a_constant_image_has_no_edges() -> None:
     assert not CannyDetector()(np.full((32, 32, 3), 200, np.uint8), 1, 1).any()
 
 
+@pytest.mark.parametrize("beyond_all", [2040, 2**31 - 1, 2**31, 2**40, float("inf")])
+def test_thresholds_that_nothing_exceeds_leave_no_edges(photo: np.ndarray, beyond_all: float) -> None:
+    assert not CannyDetector()(photo, beyond_all, beyond_all).any()
+    assert not CannyDetector()(photo, 0, beyond_all).any()
+
+
 def test_what_makes_no_sense_is_refused(photo: np.ndarray) -> None:
     with pytest.raises(ValueError, match="dtype float64"):
         CannyDetector()(photo / 255)

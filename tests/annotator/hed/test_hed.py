@@ -82,10 +82,16 @@ def test_bad_input_is_one_clear_error(hed: HEDdetector) -> None:
 def test_a_missing_or_wrong_checkpoint_is_one_clear_error(
     tmp_path: Path, filled_checkpoint: Callable[[str], Path]
 ) -> None:
-    with pytest.raises(FileNotFoundError, match=r"ControlNetHED\.pth .*`python tool_download\.py hed`"):
+    with pytest.raises(FileNotFoundError, match=r"ControlNetHED\.pth .*`python tool_download\.py hed --to .*/nowhere`"):
         HEDdetector(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"no checkpoint of HEDNetwork.*block1"):
         HEDdetector(filled_checkpoint("mlsd_tiny_512_fp32.pth"))
+
+
+def test_an_output_that_is_not_finite_is_refused(hed: HEDdetector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hed.network.norm, "data", torch.full_like(hed.network.norm, torch.nan))
+    with pytest.raises(ValueError, match="not finite"):
+        hed(blobs(32, 32))
 
 
 # Thinning
@@ -117,6 +123,13 @@ def test_what_stays_is_a_maximum_along_some_direction() -> None:
             steps = [(0, 1), (1, 0), (1, 1), (1, -1)]
             ridge = any(here >= max(blurred[y + dy, x + dx], blurred[y - dy, x - dx]) for dy, dx in steps)
             assert (thin[y, x] == 255) == (ridge and here > 120)
+
+
+def test_channels_are_thinned_one_by_one_and_one_stays_one() -> None:
+    edge = cv2.GaussianBlur(RNG.integers(0, 256, (24, 20, 3), dtype=np.uint8), (0, 0), 1)
+    for channel in range(3):
+        alone = nms(edge[..., channel : channel + 1], 120, 1.0)
+        assert np.array_equal(alone, nms(edge, 120, 1.0)[..., channel : channel + 1])
 
 
 def test_thinning_nothing_gives_nothing() -> None:

@@ -134,6 +134,12 @@ def test_depth_that_is_not_finite_is_an_error_not_a_black_map(bad: float) -> Non
         depth_map(depth)
 
 
+def test_an_output_that_is_not_finite_is_refused(midas: MidasDetector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(midas, "network", lambda x: torch.full((1, 64, 64), math.nan))
+    with pytest.raises(ValueError, match="output is not finite"):
+        midas.inverse_depth(np.zeros((64, 64, 3), np.uint8))
+
+
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nothing_here"):
         MidasDetector(checkpoint=tmp_path / "nothing_here.pt", device="cpu")

@@ -153,6 +153,12 @@ def test_a_constant_image_gives_a_finite_answer(mlsd: MLSDdetector) -> None:
     assert np.isfinite(mlsd.lines(np.full((64, 64, 3), 77, np.uint8), 0.0, 0.0)).all()
 
 
+def test_an_output_that_is_not_finite_is_refused(mlsd: MLSDdetector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlsd, "network", lambda x: torch.full((1, 9, 32, 32), torch.nan))
+    with pytest.raises(ValueError, match="not finite"):
+        mlsd(blobs(64, 64))
+
+
 def test_bad_input_is_one_clear_error(mlsd: MLSDdetector, checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="dtype int64"):
         mlsd(np.zeros((64, 64, 3), np.int64))
@@ -164,5 +170,5 @@ def test_bad_input_is_one_clear_error(mlsd: MLSDdetector, checkpoint: Path, tmp_
         MLSDdetector(checkpoint, size="huge")
     with pytest.raises(ValueError, match="no checkpoint of MLSDTiny"):
         MLSDdetector(checkpoint, size="tiny")
-    with pytest.raises(FileNotFoundError, match=r"mlsd_tiny_512_fp32\.pth .*`python tool_download\.py mlsd_tiny`"):
+    with pytest.raises(FileNotFoundError, match=r"mlsd_tiny_512_fp32\.pth .*`python tool_download\.py mlsd_tiny --to "):
         MLSDdetector(tmp_path, size="tiny")

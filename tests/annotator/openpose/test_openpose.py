@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -95,10 +96,27 @@ def test_hand_network_loads_when_first_asked_for(body_checkpoint: Path, tmp_path
     file = "hand_pose_model.pth"
     state = filled_state_dict(published_names(file))
     torch.save(state, tmp_path / file)
-    detector = OpenposeDetector(body_checkpoint, tmp_path / file, device="cpu")
+    detector = OpenposeDetector(body_checkpoint, "cpu", hand_checkpoint=tmp_path / file)
     assert "hand_network" not in vars(detector)
     assert torch.equal(detector.hand_network.get_parameter("conv5_1.weight"), state["conv5_1.weight"])
     assert detector.hand_network is detector.hand_network
+
+
+def test_hands_are_looked_for_beside_the_body_in_a_folder_and_loaded_once(
+    body_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "body_pose_model.pth").symlink_to(body_checkpoint)
+    detector = OpenposeDetector(str(tmp_path), "cpu")  # as every other detector takes them
+    assert detector.device == torch.device("cpu")
+    with pytest.raises(FileNotFoundError, match=rf"no checkpoint at {tmp_path}/hand_pose_model\.pth"):
+        detector(grey(64, 64, 3), hand=True)
+    loaded = []
+    monkeypatch.setattr("annotator.openpose.find_checkpoint", lambda file, given: tmp_path / file)
+    monkeypatch.setattr("annotator.openpose.load_network", lambda network, path: loaded.append(path) or network)
+    load = OpenposeDetector.hand_network.func  # without the lock that `cached_property` had until Python 3.12
+    with ThreadPoolExecutor(4) as pool:
+        networks = set(pool.map(load, [detector] * 4))
+    assert (len(networks), len(loaded)) == (1, 1)
 
 
 def test_missing_hand_checkpoint_is_said_before_the_image_is_looked_at(

@@ -71,6 +71,12 @@ def test_no_image_is_refused(uniformer: UniformerDetector, image: np.ndarray) ->
         uniformer(image)
 
 
+def test_an_output_that_is_not_finite_is_refused(uniformer: UniformerDetector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uniformer, "network", lambda x: torch.full((1, 150, 8, 8), torch.nan))
+    with pytest.raises(ValueError, match="not finite"):
+        uniformer(np.zeros((64, 64, 3), np.uint8))
+
+
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nothing_here"):
         UniformerDetector(checkpoint=tmp_path / "nothing_here.pth", device="cpu")

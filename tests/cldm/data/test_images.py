@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
-from cldm.data.images import Member, check_hint, image_size, read_hint, read_image
+from cldm.data.images import Member, check_hint, check_image, image_size, read_hint, read_image
+from odd_exif import ODD_EXIF
 
 
 def png(folder, mode: str, colour) -> object:
@@ -97,6 +98,15 @@ def test_a_size_is_that_of_the_upright_image_and_nothing_is_decoded(tmp_path, mo
     assert expected == ((16, 24) if orientation in (6, 8) else (24, 16))
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("decoded"))
     assert image_size(file) == expected
+
+
+@pytest.mark.parametrize("odd", ODD_EXIF)
+def test_orientation_is_followed_though_the_rest_of_exif_is_odd(tmp_path, odd):
+    pixels = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=ODD_EXIF[odd])
+    assert np.array_equal(read_image(tmp_path / "a.png")[..., 0], np.rot90(pixels, -1))
+    assert np.array_equal(read_hint(tmp_path / "a.png")[..., 0], np.rot90(pixels, -1))
+    assert image_size(tmp_path / "a.png") == check_image(tmp_path / "a.png") == (4, 6)
 
 
 def test_a_png_that_says_otherwise_how_it_lies_is_turned_as_when_it_is_read(tmp_path):
