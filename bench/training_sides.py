@@ -64,7 +64,7 @@ def build(config: str = CONFIG, device: str = "cpu") -> ControlLDM:
         scale = math.prod(shape[1:]) ** -0.5 if len(shape) > 1 else 0.1
         values = (line * scale + float(is_gain)).repeat(count // len(line) + 1)[:count].clone()
         weights[name] = schedule.get(name, values.reshape(shape))
-    model.load_state_dict(HandedOver(weights, "random weights"))
+    model.load_state_dict(HandedOver(weights, "random weights"), assign=True)
     return model.train()
 
 

@@ -37,8 +37,8 @@ def hint_encoder(hint_channels: int, out_channels: int) -> TimestepEmbedSequenti
 class ControlNet(UNetEncoder):
     """A trainable copy of the U-Net's encoder that sees a control image.
 
-    With `global_average_pooling`, an attribute that `ControlLDM` sets, it says the same at every place: its outputs'
-    means, (b, c, 1, 1).
+    With `global_average_pooling`, an attribute that `ControlLDM` and loading set, it says the same at every place: its
+    outputs' means, (b, c, 1, 1).
 
     Args:
         hint_channels: Of the control image.

@@ -1,6 +1,6 @@
 """From files to a model ready for `cldm.pipeline.generate`, with as many ControlNets as are asked for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,11 @@ class LoadedModel:
     save_memory: bool = False
 
     @property
+    def pooled(self) -> tuple[int, ...]:
+        """Places of the ControlNets whose outputs are averaged over the image."""
+        return tuple(place for place, network in enumerate(self.controls) if network.global_average_pooling)
+
+    @property
     def rest(self) -> torch.device | None:
         """Where the autoencoder's whole feature maps are while it works in strips; None if it does not."""
         return torch.device("cpu") if self.save_memory else None
@@ -74,6 +79,7 @@ def load(
     *,
     save_memory: bool = False,
     compile: bool = False,
+    pooled: Mapping[int, bool] | None = None,
 ) -> LoadedModel:
     """A model ready for `generate`.
 
@@ -90,19 +96,18 @@ def load(
             images are the same within rounding. On a CPU, the process keeps freed memory for the next step either way
             (`cldm.freed_memory`), and with this gives it back where another part begins.
         compile: Compile the networks with `torch.compile` at their first use, which takes minutes; needs a compiler.
+        pooled: Whether a ControlNet's outputs are averaged over the image, as ControlNet 1.1's "shuffle" needs, by its
+            place in `LoadedModel.controls`. By default as its file says (see `cldm.weights.pooling.told_pooled`); of
+            the model's own that says nothing, as the configuration does.
 
     Raises:
         FileNotFoundError: If a file is not there.
-        ValueError: If a file is damaged or does not fit the configuration, or device or precision are unknown.
+        ValueError: If a file is damaged or does not fit the configuration, or device, precision or a place are unknown.
     """
     chosen = choose_device(device)
     keep_freed_memory(chosen)
     dtype = choose_precision(precision, chosen)
-    checkpoints, further = list(files.checkpoints), list(controls)
-    if further and len(checkpoints) == 1 and not _has_control(checkpoints[0]):
-        checkpoints.append(Path(further.pop(0)))
-    ldm = load_model(files.config, *checkpoints, device="cpu", dtype=dtype).requires_grad_(False)
-    networks = [load_control(files.config, file, checkpoints[0], dtype=dtype) for file in further]
+    ldm, *networks = _networks(files, controls, dtype, pooled or {})
     if save_memory:
         for name, buffer in ldm.named_buffers(recurse=False):  # the noise schedule; the samplers compute where it is
             setattr(ldm, name, buffer.to(chosen))
@@ -129,5 +134,16 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     return _PRECISIONS[precision]
 
 
-def _has_control(checkpoint: Path) -> bool:
-    return any(name.startswith(CONTROL) for name in read_weights(checkpoint))
+def _networks(
+    files: ModelFiles, controls: Sequence[str | Path], dtype: torch.dtype, pooled: Mapping[int, bool]
+) -> tuple[ControlLDM | ControlNet, ...]:
+    """The model and the ControlNets beside its own, on the CPU; the base, which may take memory, is read once."""
+    base, *own = read_weights(files.checkpoints[0]), *files.checkpoints[1:]
+    further = list(controls)
+    if further and not own and not any(name.startswith(CONTROL) for name in base):
+        own.append(further.pop(0))
+    if unknown := set(pooled) - set(range(1 + len(further))):
+        raise ValueError(f"pooled has the places {sorted(unknown)}, but the last of the ControlNets is {len(further)}")
+    ldm = load_model(files.config, base, *own, device="cpu", dtype=dtype, pooled=pooled.get(0)).requires_grad_(False)
+    numbered = enumerate(further, 1)
+    return ldm, *(load_control(files.config, file, base, dtype, pooled.get(place)) for place, file in numbered)

@@ -55,24 +55,20 @@ def known_buffers(module: nn.Module) -> dict[str, Tensor]:
 
 
 class HandedOver(dict[str, Tensor]):
-    """Weights that nobody else holds: a deferred module takes these tensors themselves, once, instead of copying.
+    """Weights by name that know where they are from, and are saved as an ordinary dictionary.
 
     Attributes:
         source: Where the weights are from, for messages.
+        metadata: Texts that stand beside them in their file, by name.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], source: str):
+    def __init__(self, tensors: Mapping[str, Tensor], source: str, metadata: Mapping[str, str] | None = None):
         super().__init__(tensors)
         self.source = source
-        self.taken = False
+        self.metadata = dict(metadata or {})
 
     def __reduce__(self) -> tuple[Any, ...]:
         return OrderedDict, (), None, None, iter(self.items())  # saved files are for programs without this class
-
-    def take(self) -> bool:
-        """Whether the tensors are still free; from now on they are not."""
-        free, self.taken = not self.taken, True
-        return free
 
 
 class _WithoutInitialisation(TorchFunctionMode):
@@ -147,9 +143,9 @@ class _Deferred:
         """As `nn.Module.load_state_dict`, without initialising what is then replaced.
 
         Args:
-            state_dict: The tensors are copied, unless they are `HandedOver` and need no other precision.
+            state_dict: The tensors are copied.
             strict: Without it, the module is initialised first, since names may be missing.
-            assign: Take the tensors as they are, whatever their precision.
+            assign: Take the tensors themselves, whatever their precision, which needs no memory for a copy.
         """
         if not strict or _has_hidden_buffers(self):
             _initialise(self)
@@ -209,12 +205,11 @@ def _has_hidden_buffers(module: Any) -> bool:
 
 
 def _converted(module: Any, state_dict: Mapping[str, Tensor]) -> HandedOver:
-    """The tensors in the precision that the module is built in."""
+    """Copies of the tensors in the precision that the module is built in."""
     with _opened(module):
         wanted = {name: tensor.dtype for name, tensor in module.state_dict().items()}
-    copy = not (isinstance(state_dict, HandedOver) and state_dict.take())
     converted = {
-        name: tensor.detach().to("cpu", wanted.get(name, tensor.dtype), copy=copy)
+        name: tensor.detach().to("cpu", wanted.get(name, tensor.dtype), copy=True)
         for name, tensor in state_dict.items()
     }
     return HandedOver(converted, getattr(state_dict, "source", "the given state dict"))

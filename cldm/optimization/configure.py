@@ -59,7 +59,7 @@ class Optimization:
         if self.optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
             raise ValueError(
                 "optimizer=adamw8bit needs the package bitsandbytes, which is not installed: pip install bitsandbytes, "
-                "or take optimizer=adamw_bf16, which needs nothing more and saves half as much again"
+                "or take optimizer=adamw_bf16, which needs nothing more and saves about two thirds as much"
             )
 
 

@@ -8,7 +8,15 @@ from typing import Any
 
 from torch import Tensor
 
-from cldm.weights.saving import PICKLED, check_free, check_output, save_weights, unfinished_beside, written_whole
+from cldm.weights.saving import (
+    PICKLED,
+    check_free,
+    check_output,
+    check_parent,
+    save_weights,
+    unfinished_beside,
+    written_whole,
+)
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -41,8 +49,7 @@ def check_folder(path: str | Path) -> Path:
     if path.suffix in (".safetensors", *PICKLED):
         raise ValueError(f"expected the name of a folder to make, got {path}")
     check_free(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent} to make {path.name} in; make it first")
+    check_parent(path)
     return path
 
 

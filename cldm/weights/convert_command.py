@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from cldm.model import create_model, read_config
 from cldm.weights.blueprint import Blueprint
 from cldm.weights.bundles import as_json, check_file, check_folder, save_diffusers_folder, save_file_with
@@ -12,6 +14,7 @@ from cldm.weights.converting import to_control, to_diffusers, to_ldm
 from cldm.weights.diffusers_config import diffusers_config
 from cldm.weights.expected import describe_version, detect_version, shapes_of
 from cldm.weights.layouts import CONTROL
+from cldm.weights.pooling import POOLED, pooling_doubt, told_pooled
 from cldm.weights.precision import halved
 from cldm.weights.reading import read_weights
 from ldm.deferred import HandedOver
@@ -68,19 +71,31 @@ def _convert(options: argparse.Namespace, configs: Path) -> list[str]:
             lines.append(f"left out: the decoder that was trained with it ({surplus} tensors); --to ldm uses it")
     if options.half:
         weights = {name: halved(name, tensor) for name, tensor in weights.items()}
-    whole = read_config(config)["params"]
-    pooled = bool(whole.get("global_average_pooling"))
+    whole, told = read_config(config)["params"], told_pooled(options.input)
+    pooled = bool(whole.get(POOLED)) if told is None else told
+    if doubt := pooling_doubt(options.input, pooled):
+        lines.append(f"{doubt}, and convert it again")
     params = diffusers_config(whole["control_stage_config"]["params"], pooled)
     if options.to == "diffusers":
         written = save_diffusers_folder(weights, params, options.output)
     else:
-        texts = {".yaml": Path(config).expanduser().read_text(), ".json": as_json(params)}
+        texts = {".yaml": _yaml(config, pooled), ".json": as_json(params)}
         written = save_file_with(weights, options.output, {suffix: texts[suffix] for suffix in _BESIDE[options.to]})
     return [
         *lines,
         f"wrote {written[0]} ({written[0].stat().st_size / 1e9:.2f} GB)",
         *(f"wrote {p}" for p in written[1:]),
     ]
+
+
+def _yaml(config: Path, pooled: bool) -> str:
+    """The config's text, changed where it says otherwise whether the ControlNet's outputs are averaged."""
+    text = config.expanduser().read_text()
+    if bool(read_config(config)["params"].get(POOLED)) == pooled:
+        return text
+    told = OmegaConf.create(text)
+    told.model.params[POOLED] = pooled
+    return OmegaConf.to_yaml(told)
 
 
 def _config_of(given: HandedOver, configs: Path) -> Path:

@@ -7,7 +7,7 @@ from torch import Tensor
 from cldm.weights.blueprint import Blueprint
 from cldm.weights.diffusers_names import diffusers_names
 from cldm.weights.expected import check_names, check_version, shapes_of, with_position_ids
-from cldm.weights.layouts import CONTROL, DIFFERENCE, UNET, control_weights, without_difference
+from cldm.weights.layouts import CONTROL, DIFFERENCE, control_weights, is_whole, without_difference
 from cldm.weights.merging import merge, tuned_decoder
 from ldm.deferred import HandedOver
 
@@ -23,7 +23,7 @@ def to_ldm(given: HandedOver, base: HandedOver | None, blueprint: Blueprint) -> 
     Raises:
         ValueError: If a base is needed and not given, or something is of another version, missing or unexpected.
     """
-    if base is None and not any(name.startswith(f"{UNET}input_blocks.") for name in given):
+    if base is None and not is_whole(given):
         raise ValueError(f"{given.source} is no full checkpoint; give the Stable Diffusion to put it onto with --base")
     whole = merge(given, None, blueprint) if base is None else merge(base, given, blueprint)
     return with_position_ids({**blueprint.schedule, **whole})

@@ -16,6 +16,7 @@ POSITION_IDS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
 SCHEDULE = frozenset(schedule_buffers(np.array([0.5])))
 """Names of the noise schedule, which follows from the config where a file lacks it."""
 
+_HINT = "control_model.input_hint_block.0.weight"  # (16, hint_channels, 3, 3)
 _VERSIONS = {"sd15": 768, "sd21": 1024, "sdxl": 2048}
 _TITLES = {"sd15": "Stable Diffusion 1", "sd21": "Stable Diffusion 2", "sdxl": "Stable Diffusion XL"}
 _CONFIGS = {
@@ -67,11 +68,13 @@ def check_version(given: Shapes, expected: Shapes, source: str, config: str) -> 
     """
     if context_width(given) in (None, context_width(expected)):
         return
-    config_for = _CONFIGS.get(detect_version(given))
-    advice = f"use {config_for}" if config_for else "use the config that belongs to it"
+    version = detect_version(given)
+    advice = f"use {_CONFIGS.get(version, 'the config that belongs to it')}, or another file"
+    if version == "sdxl":
+        advice = "Stable Diffusion XL is not supported: give a Stable Diffusion 1 or 2 file"
     raise ValueError(
         f"{source} has weights of {describe_version(given)}, but {config} describes {describe_version(expected)}; "
-        f"{advice}, or another file"
+        f"{advice}"
     )
 
 
@@ -101,7 +104,10 @@ def check_names(given: Shapes, expected: Shapes, source: str, optional: Sequence
     ]
     if any(found):
         found = [words for words in found if words]
-        raise ValueError(f"{source} is not what the model expects: {'; '.join(found)}. {_advice(missing, unexpected)}")
+        advice = _advice(missing, unexpected)
+        if not missing and not unexpected and given.get(_HINT) != expected.get(_HINT):
+            advice = f"It has hint_channels {given[_HINT][1]}, the config {expected[_HINT][1]}: use the one it had"
+        raise ValueError(f"{source} is not what the model expects: {'; '.join(found)}. {advice}")
 
 
 def _some(what: str, names: Sequence[str], total: str, limit: int = 3) -> str:
@@ -114,7 +120,12 @@ def _some(what: str, names: Sequence[str], total: str, limit: int = 3) -> str:
 def _advice(missing: Sequence[str], unexpected: Sequence[str]) -> str:
     parts = {name.split(".")[0] for name in missing}
     if parts == {"control_model"} and not unexpected:
-        return "It has no ControlNet: add a new one with `python tool_add_control.py IN OUT`, or load one beside it"
+        return (
+            "It has no ControlNet: give one after it (`--checkpoint BASE CONTROL`), or, to train, add a new one with "
+            "`python tool_add_control.py IN OUT`"
+        )
     if {"model", "first_stage_model"} <= parts:
-        return "It lacks the Stable Diffusion that it belongs to: load that file first, and this one after it"
+        return (
+            "It lacks the Stable Diffusion that it belongs to: give that file before it (`--checkpoint BASE CONTROL`)"
+        )
     return "Check that the file and the config (models/*.yaml) belong together"

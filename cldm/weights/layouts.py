@@ -13,19 +13,28 @@ DIFFERENCE = "difference"
 """A tensor of this name says that weights copied from a U-Net are stored minus that U-Net's."""
 
 
+def is_whole(weights: Mapping[str, Tensor]) -> bool:
+    """Whether there is a whole U-Net, so that this is a Stable Diffusion with or without a ControlNet."""
+    return any(name.startswith(f"{UNET}input_blocks.") for name in weights)
+
+
 def control_weights(weights: Mapping[str, Tensor], expected: Shapes, source: str) -> dict[str, Tensor]:
     """The ControlNet in a file, under the names of a ControlLDM.
 
     Args:
-        weights: Of a whole ControlLDM, of a ControlNet with or without the prefix `control_model.`, or in diffusers'
-            names; each of them possibly a difference, which is kept.
+        weights: Of a whole ControlLDM, whatever else is with it, of a ControlNet with or without the prefix
+            `control_model.`, or in diffusers' names; each of them possibly a difference, which is kept.
         expected: Names and shapes of the ControlLDM; 1x1 convolutions and linear layers are turned into one another.
         source: The file's name, for messages.
 
     Raises:
         ValueError: If it is none of these.
     """
-    if any(name.startswith(CONTROL) for name in weights):
+    if "lora_controlnet" in weights or any(name.endswith((".up", ".down")) for name in weights):
+        raise ValueError(f"{source} is a Control-LoRA, which is not supported: give a whole ControlNet")
+    if is_whole(weights) and any(name.startswith(CONTROL) for name in weights):
+        named = {name: tensor for name, tensor in weights.items() if name.startswith(CONTROL) or name == DIFFERENCE}
+    elif any(name.startswith(CONTROL) for name in weights):
         of_base = {name for name in expected if not name.startswith(CONTROL)} | {POSITION_IDS}
         named = {name: tensor for name, tensor in weights.items() if name not in of_base}
     elif "input_hint_block.0.weight" in weights:

@@ -6,7 +6,7 @@ that is not in use lets its weights go, and maps them again afterwards, which re
 
 import weakref
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,14 @@ class _Origin(NamedTuple):
     identity: tuple[int, ...]
     name: str
 
+
+_Mapped = tuple[nn.Parameter, _Origin, torch.Size]
+"""A parameter, where it is from, and the shape in which it is used."""
+
+_ByNetwork = dict[tuple[Path, tuple[int, ...], str], list[_Mapped]]
+"""By what is mapped together: file, its identity, and the first part of the names."""
+
+_SAMPLES = 8  # values of a tensor that are compared with its file's; each costs the reading of a page
 
 _origins: dict[int, _Origin] = {}
 """By the address of the storage."""
@@ -58,36 +66,57 @@ def let_go(*networks: nn.Module) -> Iterator[None]:
 
     Args:
         networks: Their parameters are the same objects afterwards, on memory that is mapped anew. Changes that were
-            made to `parameter.data` in place, which PyTorch does not count, are lost.
+            made to `parameter.data` in place, which PyTorch does not count, are seen by a few values across each
+            tensor: those of a whole tensor stay, those of single values may be lost.
 
     Raises:
         RuntimeError: If a file was replaced or removed meanwhile.
     """
-    gone = [
-        (parameter, origin)
-        for network in networks
-        for parameter in network.parameters()
-        if (origin := _origin_of(parameter)) is not None
-    ]
-    for parameter, _ in gone:
-        parameter.data = torch.empty(0, dtype=parameter.dtype)
+    gone: _ByNetwork = {}
     try:
+        for key, own in _mapped(networks).items():  # one after the other, since comparing them takes memory
+            gone[key] = _as_in_file(key[0], own)
+            for parameter, _, _ in gone[key]:
+                parameter.data = torch.empty(0, dtype=parameter.dtype)
         yield
     finally:
-        by_network = defaultdict(list)
-        for parameter, origin in gone:
-            by_network[origin.file, origin.identity, _network_of(origin.name)].append((parameter, origin))
-        lost = {file for file, identity, _ in by_network if not _is_there(file, identity)}
-        for (file, _, _), own in by_network.items():
+        lost = {file for file, identity, _ in gone if not _is_there(file, identity)}
+        for (file, _, _), own in gone.items():
             if file in lost:
                 continue
             with safe_open(file, framework="pt", device="cpu") as content:
-                for parameter, origin in own:
+                for parameter, origin, shape in own:
                     tensor = content.get_tensor(origin.name)
-                    parameter.data = tensor
+                    parameter.data = tensor.view(shape)
                     _remember(tensor, origin)
         for file in lost:
             raise RuntimeError(f"{file} was replaced or removed while its weights were not in use: load it again")
+
+
+def _mapped(networks: Sequence[nn.Module]) -> _ByNetwork:
+    """The parameters that nobody has visibly changed, converted or moved."""
+    mapped: _ByNetwork = defaultdict(list)
+    for network in networks:
+        for parameter in network.parameters():
+            if (origin := _origin_of(parameter)) is not None:
+                key = origin.file, origin.identity, _network_of(origin.name)
+                mapped[key].append((parameter, origin, parameter.shape))
+    return mapped
+
+
+def _as_in_file(file: Path, mapped: Sequence[_Mapped]) -> list[_Mapped]:
+    """Those whose samples are the file's."""
+    with safe_open(file, framework="pt", device="cpu") as content:
+        return [
+            (parameter, origin, shape)
+            for parameter, origin, shape in mapped
+            if torch.equal(_samples(parameter), _samples(content.get_tensor(origin.name)))
+        ]
+
+
+def _samples(tensor: Tensor) -> Tensor:
+    flat = tensor.detach().flatten()
+    return flat[:: max(1, len(flat) // _SAMPLES)]
 
 
 def _network_of(name: str) -> str:

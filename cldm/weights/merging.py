@@ -1,13 +1,17 @@
 """One set of weights from a Stable Diffusion and a ControlNet in whatever shape it comes."""
 
+import warnings
+
 from torch import Tensor
 
 from cldm.weights.blueprint import Blueprint
-from cldm.weights.expected import check_names, check_version, shapes_of
-from cldm.weights.layouts import CONTROL, DIFFERENCE, UNET, control_weights, without_difference
+from cldm.weights.expected import POSITION_IDS, SCHEDULE, check_names, check_version, shapes_of
+from cldm.weights.layouts import CONTROL, DIFFERENCE, UNET, control_weights, is_whole, without_difference
+from cldm.weights.reading import told_by_run
 from ldm.deferred import HandedOver
 
 _DECODER = (f"{UNET}output_blocks.", f"{UNET}out.")
+_SHOWN = 3  # names in a warning
 
 
 def merge(base: HandedOver, control: HandedOver | None, blueprint: Blueprint) -> HandedOver:
@@ -15,10 +19,10 @@ def merge(base: HandedOver, control: HandedOver | None, blueprint: Blueprint) ->
 
     Args:
         base: A Stable Diffusion, with or without a ControlNet; it may lack of the text encoder what has no effect, see
-            `Blueprint.completed`.
+            `Blueprint.completed`, and have what has no place outside the U-Net, which is left out with a warning.
         control: A ControlNet in any known shape, which replaces the base's; of a file with a Stable Diffusion of its
-            own, the ControlNet alone is used; of one that has a U-Net's decoder and no more, as training with
-            `sd_locked=False` saves it, the decoder replaces the base's.
+            own, the ControlNet alone is used; a U-Net's decoder that was trained with it replaces the base's, see
+            `tuned_decoder`.
         blueprint: Of the ControlLDM.
 
     Raises:
@@ -27,7 +31,7 @@ def merge(base: HandedOver, control: HandedOver | None, blueprint: Blueprint) ->
     for weights in (base, control):
         if weights is not None:
             check_version(shapes_of(weights), blueprint.shapes, weights.source, blueprint.config)
-    base = blueprint.completed(base)
+    base = _without_surplus(blueprint.completed(base), blueprint)
     if control is None:
         check_names(shapes_of(base), blueprint.shapes, base.source)
         return base
@@ -40,18 +44,37 @@ def merge(base: HandedOver, control: HandedOver | None, blueprint: Blueprint) ->
 
 
 def tuned_decoder(control: HandedOver, blueprint: Blueprint) -> dict[str, Tensor]:
-    """The U-Net's decoder if it was saved beside the ControlNet that it was trained with, or nothing.
+    """The U-Net's decoder if it was trained with the ControlNet, with `sd_locked=False`, or nothing.
 
     Args:
-        control: A file of a ControlNet.
+        control: A file of a ControlNet: with a decoder and no more of a U-Net, or a whole one whose header says so.
         blueprint: Of the ControlLDM.
 
     Raises:
         ValueError: If it is half a decoder.
     """
     saved = {name: tensor for name, tensor in control.items() if name.startswith(UNET)}
+    if is_whole(saved) and told_by_run(control.metadata, "settings").get("sd_locked") is False:
+        saved = {name: tensor for name, tensor in saved.items() if name.startswith(_DECODER)}
     if not saved or not all(name.startswith(_DECODER) for name in saved):
         return {}
     expected = {name: shape for name, shape in blueprint.base.items() if name.startswith(_DECODER)}
     check_names(shapes_of(saved), expected, control.source)
     return saved
+
+
+def _without_surplus(base: HandedOver, blueprint: Blueprint) -> HandedOver:
+    """A complete Stable Diffusion without what merges and training leave beside it, such as a loss."""
+    surplus = [
+        name
+        for name in base
+        if name not in blueprint.shapes and name != POSITION_IDS and not name.startswith((CONTROL, UNET))
+    ]
+    if not surplus or any(name not in base for name in blueprint.base if name not in SCHEDULE):
+        return base  # something else altogether: the error is to name everything
+    more = f", ... ({len(surplus)})" if len(surplus) > _SHOWN else ""
+    warnings.warn(
+        f"left out of {base.source}, without a place in the model: {', '.join(surplus[:_SHOWN])}{more}", stacklevel=3
+    )
+    kept = {name: tensor for name, tensor in base.items() if name not in set(surplus)}
+    return HandedOver(kept, base.source, base.metadata)

@@ -1,6 +1,8 @@
 """Checkpoint files of any format to flat dictionaries of tensors, memory-mapped, without running code from them."""
 
+import json
 import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -8,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from cldm.weights import restricted_pickle
+from cldm.weights import legacy_pickle, restricted_pickle
 from cldm.weights.expected import SCHEDULE
 from cldm.weights.folders import weights_file
 from cldm.weights.mapped import mapped_tensors
@@ -19,6 +21,8 @@ from ldm.deferred import HandedOver
 
 _EMA = "model_ema."
 _UNET = "model.diffusion_model."
+_TEXT_MODEL = "cond_stage_model.transformer.text_model."
+_BARE_TEXT_MODEL = re.compile(r"cond_stage_model\.transformer\.(?=(embeddings|encoder|final_layer_norm)\.)")
 _DAMAGED = (  # what reading a cut or altered archive, pickle or safetensors file raises, depending on where it is hurt
     SafetensorError,
     pickle.UnpicklingError,
@@ -45,7 +49,7 @@ def read_weights(path: str | Path, ema: bool = False) -> HandedOver:
     Args:
         path: The file, or the folder of a diffusers model; {"state_dict": tensors} is unwrapped. Anything that is no
             tensor is left out, and so is a noise schedule in half precision, which is too coarse to use: it follows
-            from the config.
+            from the config. The text encoder has its published names, also where the file's lack `text_model.`.
         ema: Whether the U-Net's weights are to be the averaged ones, `model_ema.*`; these are left out otherwise.
 
     Raises:
@@ -65,8 +69,32 @@ def read_weights(path: str | Path, ema: bool = False) -> HandedOver:
             f"cannot read {path} ({path.stat().st_size} bytes): {_shortened(error)}. It is cut short, damaged, or no "
             "checkpoint; fetch it again and compare its size with the published one"
         ) from error
-    tensors = _tensors(content, path)
-    return HandedOver(_choose_ema(tensors, path) if ema else _without_ema(tensors), str(path))
+    tensors = _with_text_model(_tensors(content, path))
+    metadata = read_metadata(path) if read is mapped_tensors else {}
+    return HandedOver(_choose_ema(tensors, path) if ema else _without_ema(tensors), str(path), metadata)
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The texts in the header of a .safetensors file, by name.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged or of another format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"cannot read the header of {path}: {error}") from error
+
+
+def told_by_run(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
+    """The "settings" or "config" of the training run that saved a file, by its header; empty if no run did."""
+    try:
+        told = json.loads(metadata.get(name, "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _reader(path: Path, start: bytes) -> Any:
@@ -76,7 +104,7 @@ def _reader(path: Path, start: bytes) -> Any:
     if len(start) > 8 and start[8:9] == b"{":
         return mapped_tensors
     if start[:1] == b"\x80":
-        return _read_legacy_pickle
+        return legacy_pickle.load
     text = start.lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         found = "an HTML page: the page about a file was saved instead of the file; use its download link"
@@ -103,12 +131,6 @@ def _read_archive(path: Path) -> Any:
         return torch.load(
             path if mapped else file, "cpu", mmap=mapped, weights_only=False, pickle_module=restricted_pickle
         )
-
-
-def _read_legacy_pickle(path: Path) -> Any:
-    """What `torch.save` wrote before; torch's own restricted reader, which knows tensors and plain data only."""
-    with path.open("rb") as file:
-        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
@@ -147,6 +169,13 @@ def own_storage(tensor: Tensor, seen: set[int]) -> Tensor:
     return tensor
 
 
+def _with_text_model(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by their published names: NovelAI's files, and what transformers 5 makes, lack a part of them."""
+    if any(name.startswith(_TEXT_MODEL) for name in tensors):
+        return tensors
+    return {_BARE_TEXT_MODEL.sub(_TEXT_MODEL, name): tensor for name, tensor in tensors.items()}
+
+
 def _without_ema(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(_EMA)}
 
@@ -155,8 +184,8 @@ def _choose_ema(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """The U-Net's weights replaced by their averages, which are stored under the names without their dots."""
     if not any(name.startswith(_EMA) for name in tensors):
         raise ValueError(
-            f"{path} has no averaged weights (model_ema.*) to use; leave out ema=True: a file whose name says emaonly "
-            "has them in the place of the others"
+            f"{path} has no averaged weights (model_ema.*) to use; leave out --ema (ema=True in Python): a file whose "
+            "name says emaonly has them in the place of the others"
         )
     chosen = _without_ema(tensors)
     unet = [name for name in chosen if name.startswith(_UNET)]
@@ -165,7 +194,7 @@ def _choose_ema(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     if missing or len(set(averages.values())) != len(averages):
         raise ValueError(
             f"{path} has averaged weights for {len(unet) - len(missing)} of the {len(unet)} of its U-Net, missing are "
-            f"{', '.join(missing[:3])}; leave out ema=True"
+            f"{', '.join(missing[:3])}; leave out --ema (ema=True in Python)"
         )
     return {**chosen, **{name: tensors[average] for name, average in averages.items()}}
 

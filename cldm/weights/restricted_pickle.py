@@ -39,6 +39,23 @@ class _Rebuild:
         return torch._utils._rebuild_tensor(storage, offset, size, stride)
 
 
+class _RebuildOfBytes:
+    """As `_Rebuild`, of a storage of bytes and the type of its numbers: so fp8 and large unsigned types are stored."""
+
+    __slots__ = ()
+
+    def __call__(self, storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Tensor:
+        _requires_grad, _hooks, dtype, *_ = rest
+        return torch.empty(0, dtype=dtype).set_(storage._untyped_storage, offset, size, stride)
+
+
+class _Bytes:
+    """The type of a storage of bytes. The class itself would have attributes that a file could set."""
+
+    __slots__ = ()
+    dtype = torch.uint8
+
+
 class _First:
     """Parameters are tensors with settings that do not matter here."""
 
@@ -54,7 +71,7 @@ class _Unwrap:
     __slots__ = ()
 
     def __call__(self, rebuild: Any, _type: Any, args: tuple[Any, ...], _state: Any) -> Any:
-        return rebuild(*args) if isinstance(rebuild, _Rebuild | _First) else Placeholder()
+        return rebuild(*args) if isinstance(rebuild, _Rebuild | _RebuildOfBytes | _First) else Placeholder()
 
 
 _KNOWN: dict[tuple[str, str], Any] = {
@@ -62,6 +79,9 @@ _KNOWN: dict[tuple[str, str], Any] = {
     ("torch", "Size"): tuple,
     ("torch._utils", "_rebuild_tensor"): _Rebuild(),
     ("torch._utils", "_rebuild_tensor_v2"): _Rebuild(),
+    ("torch._utils", "_rebuild_tensor_v3"): _RebuildOfBytes(),
+    ("torch", "UntypedStorage"): _Bytes(),
+    ("torch.storage", "UntypedStorage"): _Bytes(),
     ("torch._utils", "_rebuild_parameter"): _First(),
     ("torch._utils", "_rebuild_parameter_with_state"): _First(),
     ("torch._tensor", "_rebuild_from_type_v2"): _Unwrap(),

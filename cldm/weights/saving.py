@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from cldm.weights.reading import own_storage
+from cldm.weights.reading import read_metadata as read_metadata  # beside what writes it, for users' scripts
 
 PICKLED = (".ckpt", ".pth", ".pt")
 
@@ -24,6 +25,7 @@ def check_output(path: str | Path, replace: bool = False) -> Path:
     Raises:
         FileExistsError: If there is something already, without `replace`.
         FileNotFoundError: If the folder does not exist.
+        PermissionError: If nothing can be written there.
         ValueError: If the name does not end as a format's does.
     """
     path = Path(path).expanduser()
@@ -31,9 +33,21 @@ def check_output(path: str | Path, replace: bool = False) -> Path:
         raise ValueError(f"expected a name that ends in .safetensors, .ckpt, .pth or .pt to save to, got {path}")
     if not replace:
         check_free(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent} to save {path.name} in; make it first")
+    check_parent(path)
     return path
+
+
+def check_parent(path: Path) -> None:
+    """Check that there is a folder in which `path` can be made.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        PermissionError: If nothing can be written there.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no folder {path.parent} to make {path.name} in; make it first")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"no permission to make {path.name} in {path.parent}; give another folder")
 
 
 def check_free(path: Path) -> None:
@@ -113,20 +127,6 @@ def save_weights(
             _save_pickle(tensors, unfinished)
         unfinished.chmod(mode)
     return path
-
-
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """The texts in the header of a .safetensors file, by name.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged or of another format.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise ValueError(f"cannot read the header of {path}: {error}") from error
 
 
 def _save_safetensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:

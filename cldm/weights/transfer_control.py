@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cldm.weights.blueprint import Blueprint
 from cldm.weights.expected import SCHEDULE, check_names, check_version, shapes_of, with_position_ids
-from cldm.weights.layouts import UNET, unet_twin
+from cldm.weights.layouts import is_whole, unet_twin
 from cldm.weights.merging import merge
 from cldm.weights.precision import halved
 from ldm.deferred import HandedOver
@@ -48,8 +48,7 @@ def transfer_control(
         ValueError: If a file is of another version, or lacks something.
     """
     old, new = (_base_part(weights, blueprint) for weights in (base, new_base))
-    is_whole = any(name.startswith(f"{UNET}input_blocks.") for name in controlled)
-    whole = merge(controlled, None, blueprint) if is_whole else merge(old, controlled, blueprint)
+    whole = merge(controlled, None, blueprint) if is_whole(controlled) else merge(old, controlled, blueprint)
     weights, counts = {}, {"copied": 0, "moved": 0, "kept": 0}
     for name, tensor in with_position_ids({**blueprint.schedule, **whole}).items():
         twin = unet_twin(name)

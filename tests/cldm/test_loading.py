@@ -1,10 +1,13 @@
 """Models from files: precision, further ControlNets of every known shape, and saved memory."""
 
+import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 import tiny
@@ -12,6 +15,7 @@ from cldm.cldm import ControlLDM
 from cldm.loading import LoadedModel, choose_precision, load
 from cldm.model_files import ModelFiles
 from cldm.pipeline import Control, Settings, generate
+from cldm.weights import legacy_pickle
 from cldm.weights.diffusers_names import diffusers_names
 from cldm.weights.saving import save_weights
 
@@ -123,6 +127,80 @@ def test_a_controlnet_with_a_decoder_of_its_own_cannot_be_a_further_one(files, m
     decoder = {n: t for n, t in model.state_dict().items() if n.startswith((f"{UNET}output_blocks.", f"{UNET}out."))}
     file = save_weights({**prefixed(other), **decoder}, tmp_path / "tuned.safetensors")
     with pytest.raises(ValueError, match=r"tuned.safetensors was trained together with a U-Net's decoder"):
+        load(files, "cpu", controls=[file])
+
+
+def test_a_whole_checkpoint_with_a_decoder_of_its_own_cannot_be_a_further_one(files, model, other, tmp_path):
+    told = {"settings": json.dumps({"sd_locked": False})}
+    file = save_weights({**model.state_dict(), **prefixed(other)}, tmp_path / "model_000100.safetensors", told)
+    with pytest.raises(ValueError, match=r"model_000100.safetensors was trained together with a U-Net's decoder"):
+        load(files, "cpu", controls=[file])
+
+
+def yaml_beside(file: Path, config: Path, pooled: bool) -> None:
+    """As ControlNet 1.1 publishes them."""
+    told = OmegaConf.load(config)
+    if pooled:
+        told.model.params.global_average_pooling = True
+    OmegaConf.save(told, file.with_suffix(".yaml"))
+
+
+def test_every_controlnet_is_averaged_as_its_own_file_says(files, model, other, edges, tmp_path):
+    base = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(CONTROL)}
+    save_file(base, tmp_path / "base.safetensors")
+    plain = file_of("control-only", other, model, tmp_path)
+    shuffle, untold = tmp_path / "shuffle.safetensors", tmp_path / "untold.safetensors"
+    for file in (shuffle, untold):
+        file.write_bytes(plain.read_bytes())
+    yaml_beside(plain, files.config, pooled=False)
+    yaml_beside(shuffle, files.config, pooled=True)
+    folder = tmp_path / "diffusers"
+    folder.mkdir()
+    file_of("diffusers", other, model, tmp_path).rename(folder / "diffusion_pytorch_model.safetensors")
+    (folder / "config.json").write_text('{"_class_name": "ControlNetModel", "global_pool_conditions": true}')
+
+    def pooled(own: Path, *further: Path, config: Path = files.config, **given) -> tuple[int, ...]:
+        model_files = ModelFiles(config, (tmp_path / "base.safetensors", own))
+        return load(model_files, "cpu", controls=further, **given).pooled
+
+    assert pooled(plain, shuffle, plain, folder) == (1, 3)
+    assert pooled(shuffle, plain) == (0,)
+    assert pooled(plain, untold, shuffle, config=shuffle.with_suffix(".yaml")) == (2,)
+    assert pooled(untold, config=shuffle.with_suffix(".yaml")) == (0,), "the config is for the model's own"
+    assert pooled(plain, shuffle, pooled={0: True, 1: False}) == (0,)
+    with pytest.raises(ValueError, match=r"pooled has the places \[2\], but the last of the ControlNets is 1"):
+        pooled(plain, shuffle, pooled={2: True})
+    both = [Control(edges), Control(edges, weight=0.5)]
+    loaded = load(files, "cpu", controls=[shuffle])
+    averaged = generate(loaded, both, "a bird", QUICK).images[0]
+    loaded.controls[1].global_average_pooling = False
+    assert not np.array_equal(generate(loaded, both, "a bird", QUICK).images[0], averaged)
+
+
+def test_a_shuffle_that_nothing_says_is_one_is_doubted(files, model, other, tmp_path):
+    file = file_of("bare", other, model, tmp_path).rename(tmp_path / "control_v11e_sd15_shuffle.safetensors")
+    with pytest.warns(UserWarning, match=r"shuffle\.safetensors seems to be .*as control_v11e_sd15_shuffle\.yaml"):
+        assert load(files, "cpu", controls=[file]).pooled == ()
+    assert load(files, "cpu", controls=[file], pooled={1: True}).pooled == (1,)
+
+
+def test_a_base_that_cannot_be_mapped_is_read_once(files, model, other, tmp_path, monkeypatch):
+    base = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(CONTROL)}
+    torch.save(base, tmp_path / "base.ckpt", _use_new_zipfile_serialization=False)
+    read, legacy = Counter(), legacy_pickle.load
+    monkeypatch.setattr(legacy_pickle, "load", lambda path: (read.update([path.name]), legacy(path))[1])
+    difference = file_of("difference", other, model, tmp_path)
+    loaded = load(ModelFiles(files.config, (tmp_path / "base.ckpt",)), "cpu", controls=[difference, difference])
+    assert read == {"base.ckpt": 1}
+    for network in loaded.controls:
+        for name, tensor in network.state_dict().items():
+            torch.testing.assert_close(tensor, other[name])
+
+
+def test_a_further_controlnet_for_other_control_images_is_refused(files, other, tmp_path):
+    name = "input_hint_block.0.weight"
+    file = save_weights({**other, name: other[name][:, :1]}, tmp_path / "grey.safetensors")
+    with pytest.raises(ValueError, match=r"grey\.safetensors is not .*\. It has hint_channels 1, the config 3: use"):
         load(files, "cpu", controls=[file])
 
 

@@ -34,6 +34,13 @@ def file(weights, tmp_path) -> Path:
     return save_weights(weights, tmp_path / "full.safetensors")
 
 
+def mapping_of(tensor: torch.Tensor) -> str:
+    """The process's line about the memory that a tensor is in, which ends in the file's name if it is mapped."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    spans = [(line, *(int(end, 16) for end in line.split()[0].split("-"))) for line in lines]
+    return next(line for line, start, end in spans if start <= tensor.data_ptr() < end)
+
+
 def loss(model: ControlLDM) -> torch.Tensor:
     torch.manual_seed(0)
     batch = next(iter(batches()))
@@ -61,7 +68,7 @@ def test_every_published_name_and_shape_loads_strictly(version, with_ids):
     else:
         weights.pop(POSITION_IDS, None)
     model = create_model(MODELS / f"cldm_v{version}.yaml").cpu()
-    result = model.load_state_dict(HandedOver(weights, "published"))
+    result = model.load_state_dict(HandedOver(weights, "published"), assign=True)
     assert result.missing_keys == result.unexpected_keys == []
     assert not is_deferred(model)
 
@@ -78,11 +85,9 @@ def test_the_users_habit(config, weights, tmp_path, name):
 
 def test_weights_are_the_files_own_pages_and_training_leaves_the_file_alone(config, file, weights, tmp_path):
     before = file.read_bytes()
-    given = load_state_dict(file)
-    model = create_model(config)
-    model.load_state_dict(given)
+    model = load_model(config, file, device="cpu").train()
     name = "model.diffusion_model.time_embed.0.weight"
-    assert model.state_dict()[name].data_ptr() == given[name].data_ptr()
+    assert str(file) in mapping_of(model.state_dict()[name])
     model.learning_rate = 1e-3
     trainer(tmp_path).fit(model, batches())
     after = model.state_dict()
@@ -170,6 +175,25 @@ def test_averaged_weights_are_the_bases(config, weights, tmp_path):
     assert_same(load_model(config, base, control, device="cpu").state_dict(), weights)
     name = next(iter(unet))
     assert torch.equal(load_state_dict(base, ema=True)[name], unet[name] + 1)
+
+
+@pytest.mark.parametrize("name", ["sd.ckpt", "sd.safetensors"])
+def test_a_file_that_was_loaded_may_be_saved_over(config, weights, tmp_path, name):
+    path = save_weights(weights, tmp_path / name)
+    given = load_state_dict(path)
+    assert not any(str(tmp_path) in mapping_of(tensor) for tensor in given.values())
+    torch.save(given, path)
+    assert_same(load_state_dict(path), weights)
+
+
+def test_models_that_were_given_the_same_weights_do_not_share_them(config, file, weights):
+    given = load_state_dict(file)
+    first, second = create_model(config), create_model(config)
+    first.load_state_dict(given)
+    with torch.no_grad():
+        first.control_model.time_embed[0].weight.zero_()
+    second.load_state_dict(given)
+    assert_same(second.state_dict(), weights)
 
 
 def test_another_location_gets_copies(file, weights):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from omegaconf import OmegaConf
 
 from checkpoints import CONTROL, POSITION_IDS, assert_same, base_of, control_of, full_weights, tiny_config
 from cldm.cldm import ControlLDM
@@ -160,6 +161,38 @@ def test_a_decoder_that_was_trained_with_it_is_kept_where_there_is_a_place(folde
     assert "left out" not in capsys.readouterr().out
     run("c.pth", "d", "--to", "diffusers", "--config", config)
     assert f"left out: the decoder that was trained with it ({len(decoder)} tensors)" in capsys.readouterr().out
+
+
+def test_of_a_whole_file_the_trained_decoder_is_kept_or_said_as_of_the_control_alone(folder, config, weights, capsys):
+    decoder = {n: t + 1 for n, t in weights.items() if n.startswith("model.diffusion_model.out")}
+    save_weights({**weights, **decoder}, "model_000100.safetensors", {"settings": json.dumps({"sd_locked": False})})
+    run("model_000100.safetensors", "c.pth", "--to", "control", "--config", config)
+    assert_same(read_weights("c.pth"), {**control_of(weights), **decoder})
+    run("model_000100.safetensors", "w.pth", "--to", "ldm", "--config", config, "--base", "base.ckpt")
+    assert_same(read_weights("w.pth"), {**weights, **decoder}, frozenset({POSITION_IDS}))
+    run("model_000100.safetensors", "d", "--to", "diffusers", "--config", config)
+    assert f"left out: the decoder that was trained with it ({len(decoder)} tensors)" in capsys.readouterr().out
+
+
+def test_whether_outputs_are_averaged_goes_with_a_controlnet_through_all_shapes(folder, config, weights, capsys):
+    save_weights(control_of(weights), "shuffle.pth")
+    told = OmegaConf.load(config)
+    told.model.params.global_average_pooling = True
+    OmegaConf.save(told, "shuffle.yaml")
+    run("shuffle.pth", "d", "--to", "diffusers", "--config", config)
+    assert ControlNetModel.from_pretrained("d").config.global_pool_conditions
+    run("d", "c.safetensors", "--to", "control", "--config", config)
+    assert OmegaConf.load("c.yaml") == told
+    assert json.loads(Path("c.json").read_text()) == json.loads(Path("d/config.json").read_text())
+    run("c.safetensors", "w.ckpt", "--to", "ldm", "--config", config, "--base", "base.ckpt")
+    assert load_model("w.yaml", "w.ckpt", device="cpu").control_model.global_average_pooling
+    assert "shuffle.pth seems to be" not in capsys.readouterr().out
+    Path("shuffle.yaml").rename("pooled.yaml")
+    run("shuffle.pth", "e", "--to", "diffusers", "--config", "pooled.yaml")
+    assert "global_pool_conditions" in Path("e/config.json").read_text()
+    assert "seems to be" not in capsys.readouterr().out
+    run("shuffle.pth", "f", "--to", "diffusers", "--config", config)
+    assert "shuffle.pth seems to be a ControlNet of the kind shuffle" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

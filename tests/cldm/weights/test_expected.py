@@ -46,6 +46,9 @@ def test_a_version_that_is_not_the_configs_is_refused_with_the_config_to_use():
         r"describes Stable Diffusion 1 \(.* 768\); use models/cldm_v21\.yaml",
     ):
         check_version(published("sd21"), published("sd15"), "v2.ckpt", "cldm_v15.yaml")
+    name = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
+    with pytest.raises(ValueError, match=r"2048\), but .*XL is not supported: give a Stable Diffusion 1 or 2 file$"):
+        check_version({name: (640, 2048)}, published("sd15"), "xl.ckpt", "cldm_v15.yaml")
     with pytest.raises(ValueError, match=r"use models/cldm_v15\.yaml"):
         check_version(published("sd15"), published("sd21"), "v1.ckpt", "cldm_v21.yaml")
 
@@ -74,11 +77,11 @@ def test_the_schedules_names_are_the_published_ones_without_a_dot():
         ),
         (
             lambda s: [s.pop(n) for n in list(s) if n.startswith("control_model.")],
-            r"missing: .* \(340 of 1483\).*has no ControlNet: .*tool_add_control\.py",
+            r"missing: .* \(340 of 1483\).*no ControlNet: .*--checkpoint BASE CONTROL.* train, .*tool_add_control\.py",
         ),
         (
             lambda s: [s.pop(n) for n in list(s) if not n.startswith("control_model.")],
-            r"missing: .*lacks the Stable Diffusion that it belongs to",
+            r"missing: .*lacks the Stable Diffusion that it belongs to: .*--checkpoint BASE CONTROL",
         ),
     ],
 )

@@ -23,6 +23,22 @@ def test_of_a_folder_safetensors_in_full_precision_come_first(tmp_path):
         assert weights_file(tmp_path) == tmp_path / f"diffusion_pytorch_model{name}"
 
 
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("model_index.json", "is a Stable Diffusion in diffusers' layout; give one that is a single file"),
+        ("unet/diffusion_pytorch_model.safetensors", "is a Stable Diffusion in diffusers' layout"),
+        ("diffusion_pytorch_model.safetensors.index.json", "in several files .*json.*join them with .*max_shard_size"),
+        ("diffusion_pytorch_model.safetensors.index.fp16.json", "in several files"),
+    ],
+)
+def test_folders_that_cannot_be_read_are_told_apart(tmp_path, file, message):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    with pytest.raises(FileNotFoundError, match=f"{re.escape(str(tmp_path))} .*{message}"):
+        weights_file(tmp_path)
+
+
 def test_a_name_that_all_have_is_told_with_the_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "diffusion_pytorch_model.bin").touch()

@@ -73,6 +73,32 @@ def test_what_was_changed_converted_or_copied_stays(file):
         assert copied.weight.numel() == 4
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_what_was_changed_behind_pytorchs_back_stays(tmp_path, dtype):
+    original = torch.randn(64, 48, generator=torch.Generator().manual_seed(0)).to(dtype)
+    save_file({"one.weight": original, "two.weight": original.clone()}, tmp_path / "weights.safetensors")
+    added, copied = networks(mapped_tensors(tmp_path / "weights.safetensors")).values()
+    low_rank = (torch.arange(1.0, 65)[:, None] @ torch.arange(1.0, 49)[None] / 100).to(dtype)
+    for _ in range(2):
+        added.weight.data += low_rank
+        copied.weight.data.copy_(2 * added.weight)
+        expected = added.weight.clone(), copied.weight.clone()
+        with let_go(added, copied):
+            pass
+        assert torch.equal(added.weight, expected[0])
+        assert torch.equal(copied.weight, expected[1])
+
+
+def test_a_tensor_that_is_used_in_another_shape_comes_back_in_it(tmp_path):
+    save_file({"one.weight": torch.arange(6.0).view(2, 3)}, tmp_path / "weights.safetensors")
+    layer = nn.Conv2d(3, 2, 1, bias=False)
+    weight = mapped_tensors(tmp_path / "weights.safetensors")["one.weight"]
+    layer.load_state_dict({"weight": weight[:, :, None, None]}, assign=True)
+    with let_go(layer):
+        assert layer.weight.numel() == 0
+    assert layer(torch.ones(1, 3, 1, 1)).flatten().tolist() == [3, 12]
+
+
 def test_they_come_back_after_an_error_too(file):
     part = networks(mapped_tensors(file))["one"]
     with pytest.raises(KeyboardInterrupt), let_go(part):

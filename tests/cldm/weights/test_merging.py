@@ -1,5 +1,7 @@
 """Every shape that ControlNets are published in, onto a base."""
 
+import json
+
 import pytest
 import torch
 
@@ -56,6 +58,13 @@ def test_a_decoder_that_was_trained_with_the_control_replaces_the_bases(weights,
     base, control = base_of(weights), control_of(weights)
     merged = merge(base, HandedOver({**control, **decoder_of(base)}, "tuned.safetensors"), plan)
     assert_same(merged, {**weights, **decoder_of(base)})
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_of_a_whole_file_the_decoder_is_taken_where_its_header_says_that_it_was_trained(locked, weights, plan):
+    tuned = {**weights, **decoder_of(weights)}
+    given = HandedOver(tuned, "model.safetensors", {"settings": json.dumps({"sd_locked": locked})})
+    assert_same(merge(base_of(weights), given, plan), weights if locked else tuned)
 
 
 def test_half_a_decoder_is_refused(weights, plan):
@@ -141,11 +150,42 @@ def test_missing_and_unexpected_names_of_a_controlnet_are_named_with_its_file(sh
         merge(base, given, plan)
 
 
+SURPLUS = {name: torch.ones(1) for name in ("cond_stage_model.logit_scale", "embedding_manager.a", "x.b", "x.c")}
+
+
+def test_what_a_merge_has_beside_a_stable_diffusion_is_left_out_and_said(weights, plan):
+    left_out = r"left out of .*: cond_stage_model\.logit_scale, embedding_manager\.a, x\.b, \.\.\. \(4\)$"
+    with pytest.warns(UserWarning, match=left_out):
+        merged = merge(HandedOver({**base_of(weights), **SURPLUS}, "base"), control_of(weights), plan)
+    assert_same(merged, weights)
+    whole = HandedOver({**weights, **SURPLUS}, "whole")
+    with pytest.warns(UserWarning, match=left_out):
+        assert_same(merge(whole, None, plan), weights)
+    assert_same(merge(base_of(weights), whole, plan), weights)
+
+
+@pytest.mark.parametrize("surplus", [f"{UNET}label_emb.0.weight", f"{CONTROL}label_emb.0.weight"])
+def test_surplus_of_the_networks_that_draw_is_refused(surplus, weights, plan):
+    with pytest.raises(ValueError, match=rf"whole is not what .*unexpected: {surplus}"):
+        merge(HandedOver({**weights, surplus: torch.ones(1)}, "whole"), None, plan)
+
+
+def test_surplus_of_an_incomplete_file_is_named_with_what_is_missing(weights, plan):
+    base = HandedOver({**base_of(weights), **SURPLUS}, "base")
+    del base[f"{UNET}out.2.bias"]
+    with pytest.raises(ValueError, match=r"missing: model\..*out\.2\.bias; unexpected: cond_stage_model\.logit_scale"):
+        merge(base, control_of(weights), plan)
+
+
 def test_what_is_no_controlnet_and_what_is_no_base_is_named(weights, plan):
     lora = HandedOver({"lora_unet.up.weight": torch.ones(1)}, "lora.safetensors")
     with pytest.raises(ValueError, match=r"lora\.safetensors has no known shape of ControlNet.*lora_unet\.up\.weight"):
         merge(base_of(weights), lora, plan)
-    with pytest.raises(ValueError, match=r"control is not what .*lacks the Stable Diffusion.*load that file first"):
+    for name in ("lora_controlnet", "input_blocks.1.0.in_layers.2.up"):
+        control_lora = HandedOver({**unprefixed(control_of(weights)), name: torch.ones(1)}, "lora128.safetensors")
+        with pytest.raises(ValueError, match=r"lora128\.safetensors is a Control-LoRA, which is not supported"):
+            merge(base_of(weights), control_lora, plan)
+    with pytest.raises(ValueError, match=r"control is not what .*lacks the Stable Diffusion.*give that file before it"):
         merge(control_of(weights), base_of(weights), plan)
     with pytest.raises(ValueError, match=r"base is not what .*has no ControlNet"):
         merge(base_of(weights), None, plan)

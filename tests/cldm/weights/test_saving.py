@@ -46,6 +46,12 @@ def test_bare_names_go_to_the_current_folder(tmp_path, monkeypatch):
     assert (tmp_path / "w.safetensors").is_file()
 
 
+def test_a_folder_that_nothing_may_be_written_to_is_named_beforehand(tmp_path, monkeypatch):
+    monkeypatch.setattr(saving.os, "access", lambda folder, mode: folder != tmp_path or not mode & os.W_OK)
+    with pytest.raises(PermissionError, match=rf"no permission to make w\.pth in {tmp_path}; give another folder"):
+        check_output(tmp_path / "w.pth")
+
+
 def test_nothing_is_overwritten(tmp_path):
     path = tmp_path / "w.pth"
     path.write_text("precious")
@@ -79,7 +85,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     [
         ("w.bin", ValueError, r"ends in \.safetensors, \.ckpt, \.pth or \.pt"),
         ("w", ValueError, "ends in"),
-        ("nowhere/w.pth", FileNotFoundError, r"no folder .*nowhere to save w\.pth in; make it first"),
+        ("nowhere/w.pth", FileNotFoundError, r"no folder .*nowhere to make w\.pth in; make it first"),
     ],
 )
 def test_other_names_are_refused(tmp_path, name, error, message):
