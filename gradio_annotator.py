@@ -10,7 +10,7 @@ import numpy as np
 
 from annotator.catalogue import CATALOGUE, Detector, Entry, Option
 from annotator.util import HWC3, resize_image
-from cldm.demo import add_serving_flags, message, new_page, serve
+from cldm.demo import add_serving_flags, message, new_page, serve, uploaded
 from cldm.out_of_memory import lack_of_memory_told
 from cldm.runner import read_upload
 
@@ -104,10 +104,10 @@ def _listener(detectors: Detectors, name: str) -> Callable[..., Any]:
 
     def run(**values: Any) -> Any:
         """Make the maps of an image."""
-        image = values.pop("image", None) or {}
+        image = values.pop("image", None)
         try:
             with lack_of_memory_told("choose a lower resolution"):
-                maps = detectors.run(name, image.get("path"), **values)
+                maps = detectors.run(name, uploaded(image), **values)
         except (ValueError, OSError, MemoryError) as error:
             raise message(str(error)) from error
         return maps[0] if len(maps) == 1 else maps

@@ -87,7 +87,7 @@ class Demo:
         options: The detector's settings.
         preview: How the map is shown.
         name: What the app's script, example and results are named after; `control` by default.
-        looks: What a finished map looks like, for those who bring one.
+        looks: What a finished map looks like, for those who bring one; "on black" says that it is mostly black.
         weights: The detector's file in `annotator.manifest.DETECTOR_FILES`; empty if it needs none.
         detect: Detector, image and the options' values to a map.
         detect_at: Short side that is detected well, with a slider of its own; None for the image's.
@@ -116,6 +116,11 @@ class Demo:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.control)
+
+    @property
+    def on_black(self) -> bool:
+        """Whether a finished map is mostly black."""
+        return "on black" in self.looks
 
     @property
     def example_map(self) -> Path:

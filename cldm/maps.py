@@ -1,20 +1,26 @@
 """From what a visitor gave - a picture, a drawing, or a control map - to the map that the network sees."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import cv2
 import numpy as np
+from torch import nn
 
+from annotator.images import read_image
 from annotator.manifest import DETECTOR_FILES
-from annotator.util import HWC3, find_checkpoint, resize, resize_image
+from annotator.util import HWC3, checkpoint_path, download_command, resize, resize_image
 from cldm.apps import DETECT_RESOLUTIONS, Demo, Detector, Drawing, black_and_white
-from cldm.settings import Limit, check_number, whole
+from cldm.records import map_shown
+from cldm.settings import Limit, checked_number, whole
 
 RESOLUTION_STEP = 64
-_MOST_PIXELS = 3 * 768 * 768  # of a generated image: a panorama three times as long as the largest square
+_LONGEST_SHAPE, _USUAL_SIDE = 3, 768  # a panorama three times as long as the largest square, and that square's side
+_MOSTLY_WHITE = 127  # of 255, on average
 _MOST_DETECTED = 4 * 1024 * 1024  # likewise, of what a detector sees
 
 
@@ -27,12 +33,38 @@ class MapRequest:
         detect_resolution: Short side of what the detector sees; None for the image's size.
         options: Values of the app's options, in their order.
         is_map: Whether the picture is a control map already, which no detector has to see.
+        most_pixels: Of the map.
     """
 
     resolution: int
     detect_resolution: int | None = None
     options: Sequence[float] = ()
     is_map: bool = False
+    most_pixels: int = _LONGEST_SHAPE * _USUAL_SIDE**2
+
+
+def read_picture(file: str | Path, is_map: bool = False, most_pixels: int | None = None) -> np.ndarray:
+    """Pixels of a picture's file, as `annotator.images.read_image` has them.
+
+    Args:
+        file: Of the picture.
+        is_map: Whether it is a control map; of one that an app has shown, inverted as may be, it is the map itself.
+        most_pixels: A larger picture is not decoded.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, no picture, or too large.
+    """
+    pixels = read_image(file, most_pixels)
+    own = map_shown(file, pixels) if is_map else None
+    return pixels if own is None else own
+
+
+def map_notices(demo: Demo, control_map: np.ndarray, is_map: bool) -> tuple[str, ...]:
+    """What those should know who brought a control map, as the network sees it; sentences."""
+    if not (is_map and demo.on_black and demo.network(control_map).mean() > _MOSTLY_WHITE):
+        return ()
+    return (f"The control map is mostly white, and expected is: {demo.looks}. If it is the reverse, invert it first.",)
 
 
 def map_request(demo: Demo, values: Mapping[str, Any], resolutions: Limit) -> MapRequest:
@@ -47,8 +79,7 @@ def map_request(demo: Demo, values: Mapping[str, Any], resolutions: Limit) -> Ma
     Raises:
         ValueError: If a value is out of its limits.
     """
-    resolution = whole(values["resolution"])
-    check_number("resolution", resolution, resolutions)
+    resolution = checked_number("resolution", whole(values["resolution"]), resolutions)
     if resolution % RESOLUTION_STEP:
         raise ValueError(f"resolution must be a multiple of {RESOLUTION_STEP}, got {resolution}")
     is_map = values.get("is_map", False)
@@ -56,15 +87,15 @@ def map_request(demo: Demo, values: Mapping[str, Any], resolutions: Limit) -> Ma
         raise ValueError(f"is_map must be true or false, got {is_map!r}")
     detect_at = None
     if demo.detect_at is not None:
-        detect_at = whole(values.get("detect_resolution", demo.detect_at))
-        check_number("detection resolution", detect_at, DETECT_RESOLUTIONS)
+        given = whole(values.get("detect_resolution", demo.detect_at))
+        detect_at = checked_number("detection resolution", given, DETECT_RESOLUTIONS)
     options = []
     for slider in demo.options:
         value = values.get(slider.name, slider.value)
         value = whole(value) if slider.limit.whole else value
-        check_number(slider.label, value, slider.limit)
-        options.append(value)
-    return MapRequest(resolution, detect_at, tuple(options), is_map)
+        options.append(checked_number(slider.label, value, slider.limit))
+    most_pixels = round(_LONGEST_SHAPE * max(resolutions.highest, _USUAL_SIDE) ** 2)
+    return MapRequest(resolution, detect_at, tuple(options), is_map, most_pixels)
 
 
 class MapMaker:
@@ -75,10 +106,14 @@ class MapMaker:
         device: auto, cpu, cuda, cuda:N or mps.
         checkpoint: The detector's weights, a file or folder; None is `annotator/ckpts/`. A detector that has none is
             told nothing of it.
+        save_memory: Whether the detector's networks leave the accelerator between maps.
     """
 
-    def __init__(self, demo: Demo, device: str = "auto", checkpoint: str | None = None) -> None:
+    def __init__(
+        self, demo: Demo, device: str = "auto", checkpoint: str | None = None, save_memory: bool = False
+    ) -> None:
         self.demo = demo
+        self._save_memory = save_memory
         self._device, self._checkpoint = device, checkpoint if demo.weights else None
         self._lock = Lock()
         self._detector: Detector | None = None
@@ -88,15 +123,15 @@ class MapMaker:
         if not self.demo.weights or self._detector is not None:
             return ""
         wanted = DETECTOR_FILES[self.demo.weights]
-        try:
-            find_checkpoint(wanted.file, self._checkpoint)
-        except FileNotFoundError:
-            place = wanted.folder if self._checkpoint is None else self._checkpoint
-            return (
-                f"the detector's file `{wanted.file}` ({wanted.megabytes:g} MB) is not in `{place}`; run "
-                f"`python tool_download.py {self.demo.weights}`, or name it with `--detector`"
-            )
-        return ""
+        path = checkpoint_path(wanted.file, self._checkpoint)
+        if path.is_file():
+            return ""
+        folder = wanted.folder if self._checkpoint is None else path.parent
+        other, link = ("", ", or") if path.name == wanted.file else (f", nor is `{path.name}`", " and")
+        return (
+            f"the detector's file `{wanted.file}` ({wanted.megabytes:g} MB) is not in `{folder}`{other}; run "
+            f"`{download_command(self.demo.weights, path.parent)}`{link} name it with `--detector`"
+        )
 
     def make(self, picture: np.ndarray | Drawing, request: MapRequest) -> np.ndarray:
         """The map that the network sees, uint8 RGB (h, w, 3), sides multiples of 64.
@@ -112,7 +147,7 @@ class MapMaker:
         """
         drawn = isinstance(picture, Drawing)
         image = HWC3(_drawn_map(picture, request.is_map) if drawn else picture)
-        _check_shape(image, request.resolution, _MOST_PIXELS)
+        _check_shape(image, request.resolution, request.most_pixels)
         if request.is_map or drawn:
             found = self._fitted(image, request.resolution)
         else:
@@ -134,9 +169,26 @@ class MapMaker:
             if self._detector is None:
                 given = {} if self._checkpoint is None else {"checkpoint": self._checkpoint}
                 self._detector = self.demo.detector(device=self._device, **given)
-            found = HWC3(self.demo.detect(self._detector, resize_image(image, seen_at), *request.options))
+            with _in_use(self._detector) if self._save_memory else nullcontext():
+                found = HWC3(self.demo.detect(self._detector, resize_image(image, seen_at), *request.options))
         size = resize_image(image, request.resolution).shape[:2]
         return found if found.shape[:2] == size else HWC3(resize(found, size, self.demo.resize_back))
+
+
+@contextmanager
+def _in_use(detector: Detector) -> Iterator[None]:
+    """Have a detector's networks on its device, and on the CPU afterwards."""
+    try:
+        for network in _networks(detector):
+            network.to(detector.device)
+        yield
+    finally:
+        for network in _networks(detector):
+            network.to("cpu")
+
+
+def _networks(detector: Detector) -> list[nn.Module]:
+    return [part for part in vars(detector).values() if isinstance(part, nn.Module)]
 
 
 def _drawn_map(drawing: Drawing, on_background: bool) -> np.ndarray:
@@ -144,6 +196,11 @@ def _drawn_map(drawing: Drawing, on_background: bool) -> np.ndarray:
     strokes = drawing.strokes()
     if on_background and drawing.background is not None:
         background = HWC3(drawing.background)
+        if (background == 255).all():
+            raise ValueError(
+                "expected a control map under the strokes, got white paper: upload one, or untick that the input is a "
+                "control map already"
+            )
         if strokes is None:
             return background
         height, width = background.shape[:2]

@@ -1,12 +1,16 @@
 """From a saved image back to the values of an app's page."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from cldm.apps import Demo
 from cldm.records import Record, pixels_of, png_of
-from cldm.settings import Limit, Settings
+from cldm.settings import PAGE_LIMITS, Limit, Settings
+
+_APPS = {name: name for name in ("canny", "hed", "scribble", "seg", "depth", "normal")}
+_APPS |= {"mlsd": "hough", "openpose": "pose"}
+"""What the scripts are named after, by the kind of control."""
 
 OF_START = ("denoise", "mask_border")
 """Settings that say nothing without an image to start from."""
@@ -31,7 +35,7 @@ class Restored:
     mask: bytes | None = None
 
 
-def restore(demo: Demo, record: Record, resolutions: Limit, shown: set[str], weights: set[str]) -> Restored:
+def restore(demo: Demo, record: Record, resolutions: Limit, shown: set[str], changes: Sequence[str] = ()) -> Restored:
     """The page's values that make the same images again.
 
     Args:
@@ -39,7 +43,7 @@ def restore(demo: Demo, record: Record, resolutions: Limit, shown: set[str], wei
         record: Of the image.
         resolutions: The page's limits.
         shown: Names of the settings that the page has.
-        weights: Hashes of the files that the app runs on; empty if they are not known yet.
+        changes: What of the app's files and machine is not as it was, see `cldm.records.other_files`.
 
     Raises:
         ValueError: If this app cannot make such an image; says which program can.
@@ -51,7 +55,11 @@ def restore(demo: Demo, record: Record, resolutions: Limit, shown: set[str], wei
         )
     (control,) = record.controls
     if control.kind not in ("", demo.control, demo.name):
-        raise ValueError(f"this image was made with a map of the kind {control.kind}, this app is for {demo.control}")
+        known = control.kind in _APPS
+        script = f"start gradio_{_APPS[control.kind]}2image.py" if known else "tool_generate.py makes it again"
+        raise ValueError(
+            f"this image was made with a map of the kind {control.kind}, this app is for {demo.control}: {script}"
+        )
     pixels = pixels_of(control.png)
     resolution = min(pixels.shape[:2])
     if not resolutions.lowest <= resolution <= resolutions.highest:
@@ -60,6 +68,11 @@ def restore(demo: Demo, record: Record, resolutions: Limit, shown: set[str], wei
             f"{resolutions.lowest:g} to {resolutions.highest:g}: start it with the model that made the image"
         )
     settings = {f.name: getattr(record.settings, f.name) for f in fields(Settings)}
+    beyond = [f"{name} = {settings[name]}" for name, limit in PAGE_LIMITS.items() if not limit.allows(settings[name])]
+    if beyond:
+        raise ValueError(
+            f"this image was made with {', '.join(beyond)}, beyond what this page has: tool_generate.py makes it again"
+        )
     begun = record.init_image is not None
     own_options = {slider.name for slider in demo.options} | {"detect_resolution"}
     values = {
@@ -69,11 +82,11 @@ def restore(demo: Demo, record: Record, resolutions: Limit, shown: set[str], wei
         "resolution": resolution,
         "is_map": True,
     }
-    notes = tuple(_notes(record, {**settings, **control.share}, shown, weights))
+    notes = tuple(_notes(record, {**settings, **control.share}, shown, changes))
     return Restored(values, png_of(demo.network(pixels)), notes, record.init_image, record.mask)
 
 
-def _notes(record: Record, settings: dict[str, Any], shown: set[str], weights: set[str]) -> list[str]:
+def _notes(record: Record, settings: dict[str, Any], shown: set[str], changes: Sequence[str]) -> list[str]:
     notes = []
     if record.batch_size > 1:
         notes.append(f"It is number {record.index + 1} of {record.batch_size} images; its own seed is {record.seed}.")
@@ -82,11 +95,6 @@ def _notes(record: Record, settings: dict[str, Any], shown: set[str], weights: s
     missing = [f"{name} = {value!r}" for name, value in unusual.items() if name not in shown]
     if missing:
         notes.append(f"This page has no field for {', '.join(missing)}: tool_generate.py makes the image again.")
-    others = [file.name for file in record.weights if file.sha256 not in weights]
-    if weights and others:
-        notes.append(f"It was made with other weights, {', '.join(map(_plain, others))}: another picture will come.")
+    if changes:
+        notes.append(f"Not as it was, so that another picture may come: {'; '.join(changes)}.")
     return notes
-
-
-def _plain(name: str) -> str:
-    return Path(name).name

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from annotator.images import read_image
-from annotator.util import HWC3, resize
+from annotator.util import HWC3, resize, size_at
 from cldm.records import png_of
 
 DENOISE = 0.75
@@ -22,10 +22,12 @@ class Start:
     Attributes:
         image: uint8 RGB, (h, w, 3); None to start from noise.
         mask: uint8, (h, w), above 127 where to repaint; None for everywhere.
+        notices: What the user should know; sentences.
     """
 
     image: np.ndarray | None = None
     mask: np.ndarray | None = None
+    notices: tuple[str, ...] = ()
 
     def arrays(self) -> dict[str, np.ndarray | None]:
         """As `cldm.pipeline.generate` takes them."""
@@ -38,12 +40,12 @@ class Start:
 
 
 def read_start(values: Mapping[str, Any], size: tuple[int, int]) -> Start:
-    """Read what a job names as "init_image" and "mask", and scale it to the control map's size.
+    """Read what a job names as "init_image" and "mask", of the control map's shape and scaled to its size.
 
     Args:
         values: Files or pixels, uint8, by these names; either may be left out or None. What is transparent is white in
             the image, and dark in the mask.
-        size: Height and width.
+        size: Height and width. Of an image of another shape, and of its mask, the middle is taken.
 
     Raises:
         ValueError: If a file is no picture, or there is a mask without an image.
@@ -51,9 +53,40 @@ def read_start(values: Mapping[str, Any], size: tuple[int, int]) -> Start:
     image, mask = (values.get(name) for name in ("init_image", "mask"))
     if image is None and mask is not None:
         raise ValueError("expected an init_image together with the mask, which says where to repaint it")
+    if image is None:
+        return Start()
+    pixels = _pixels(image)
+    shares = _shares_kept(pixels.shape[:2], size)
+    cropped = _cropped(pixels, shares)
     return Start(
-        None if image is None else _scaled(_pixels(image), size),
-        None if mask is None else resize(_light(mask), size, cv2.INTER_NEAREST),
+        _scaled(cropped, size),
+        None if mask is None else resize(_cropped(_light(mask), shares), size, cv2.INTER_NEAREST),
+        _notices(pixels, cropped),
+    )
+
+
+def _shares_kept(given: tuple[int, int], size: tuple[int, int]) -> tuple[float, float]:
+    """Of the height and of the width. All, where the map's picture was of the same shape and scaled to that size."""
+    if size_at(given, min(size)) == size:
+        return 1.0, 1.0
+    taller = size[0] * given[1] / (size[1] * given[0])
+    return min(1.0, taller), min(1.0, 1 / taller)
+
+
+def _cropped(image: np.ndarray, shares: tuple[float, float]) -> np.ndarray:
+    """The middle of an image."""
+    sides = [max(1, round(side * share)) for side, share in zip(image.shape[:2], shares, strict=True)]
+    top, left = ((whole - kept) // 2 for whole, kept in zip(image.shape[:2], sides, strict=True))
+    return image[top : top + sides[0], left : left + sides[1]]
+
+
+def _notices(image: np.ndarray, cropped: np.ndarray) -> tuple[str, ...]:
+    if cropped.shape == image.shape:
+        return ()
+    (height, width), (kept_height, kept_width) = image.shape[:2], cropped.shape[:2]
+    return (
+        f"Of the image to start from, {width} x {height}, the middle {kept_width} x {kept_height} was taken, which is "
+        "of the control map's shape.",
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -122,6 +123,12 @@ def test_every_detector_has_a_tab_with_its_options(page):
                 assert float(value) == option.value
 
 
+def test_pictures_are_decoded_up_to_64_megapixels(tmp_path):
+    Image.new("1", (8192, 8193)).save(tmp_path / "large.png")
+    with pytest.raises(ValueError, match=r"large\.png has 8192 x 8193 pixels, and at most 64 megapixels are read"):
+        Detectors(None, "cpu").run("canny", str(tmp_path / "large.png"), 512)
+
+
 def test_the_client_gets_the_detectors_map(client, weights):
     made = client.predict(image=handle_file(STAR), resolution=256, value=0.05, api_name="/mlsd")
     expected = MLSDdetector(weights, "cpu")(small(STAR, 256), 0.05, 0.1)
@@ -134,12 +141,21 @@ def test_the_client_gets_the_detectors_map(client, weights):
         ("canny", {"resolution": 100}, "Resolution must be a number from 256 to 1024, got 100"),
         ("canny", {"low_threshold": 0}, "Low threshold must be a number from 1 to 255, got 0"),
         ("canny", {"image": None}, "expected an image, got none"),
-        ("openpose", {}, "Run `python tool_download.py openpose`"),
+        ("openpose", {}, "Run `python tool_download.py openpose --to "),
     ],
 )
 def test_what_cannot_be_is_a_message(client, name, wrong, message):
     with pytest.raises(AppError, match=message):
         client.predict(**{"image": handle_file(STAR), **wrong}, api_name=f"/{name}")
+
+
+@pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}])
+def test_only_files_that_were_uploaded_are_read(app, meta):
+    called = f"{app.url}gradio_api/call/canny"
+    joined = httpx.post(called, json={"data": [{"path": str(STAR), **meta}, 256, 100, 200]}, timeout=60)
+    answer = httpx.get(f"{called}/{joined.json()['event_id']}", timeout=60).text
+    assert "event: error" in answer
+    assert "event: complete" not in answer
 
 
 def test_a_strip_is_refused(client, tmp_path):
@@ -156,4 +172,4 @@ def test_lack_of_memory_is_a_message_on_cpus_too(monkeypatch):
 
     monkeypatch.setattr(detectors, "run", lacking)
     with pytest.raises(gr.Error, match="out of memory: choose a lower resolution"):
-        _listener(detectors, "canny")(image={"path": str(STAR)})
+        _listener(detectors, "canny")(image=None)

@@ -20,7 +20,7 @@ from PIL import Image
 import tiny
 from cldm.fidelity import drawn_shape, iou
 from cldm.pipeline import Settings, generate
-from cldm.records import pixels_of, read_record
+from cldm.records import ControlMap, Record, pixels_of, png_of, read_record, save_png
 from cldm.shapes import COLOURS
 from serving import Served, fill_in, opened, served, stroke
 
@@ -134,6 +134,34 @@ def test_a_saved_image_restores_its_settings_and_makes_itself_again(page, app, c
     page.get_by_role("button", name="Run", exact=True).click()
     _, again = shown(page, app)
     assert np.array_equal(again, image)
+
+
+@pytest.mark.browser
+def test_a_tick_that_an_example_brought_is_not_for_the_next_upload(page, picture):
+    ticked = page.get_by_label("The input is already a control map")
+    for by_hand in (False, True):
+        page.get_by_text("light coral star with navy background").first.click()  # of the control map
+        page.locator("img[alt='']").first.wait_for()
+        page.wait_for_timeout(1000)
+        assert ticked.is_checked()
+        if by_hand:
+            ticked.uncheck()
+            ticked.check()
+        page.get_by_label("Remove Image").first.click()
+        page.set_input_files("input[type=file]", picture)
+        page.wait_for_timeout(1500)
+        assert ticked.is_checked() == by_hand
+
+
+@pytest.mark.browser
+def test_how_far_a_run_has_come_is_read_out(page, picture):
+    page.set_input_files("input[type=file]", picture)
+    page.get_by_text("Advanced options").click()
+    fill_in(page, {"number input for Steps": "60"})
+    page.get_by_role("button", name="Run", exact=True).click()
+    region = page.locator("[aria-live=polite]")
+    region.get_by_role("progressbar", name="Progress").wait_for()
+    region.get_by_text("1 image in").wait_for()
 
 
 @pytest.mark.browser
@@ -256,6 +284,27 @@ def test_the_map_alone_and_a_map_that_is_one_already(client, picture):
     assert np.array_equal(np.asarray(Image.open(gallery[0]["image"])), 255 - small)
 
 
+def test_a_map_from_the_gallery_comes_back_as_it_was(client, picture):
+    shown, *_ = client.predict(image=handle_file(picture), api_name="/preview_map")
+    again, *_ = client.predict(image=handle_file(shown[0]["image"]), is_map=True, api_name="/preview_map")
+    assert Path(again[0]["image"]).read_bytes() == Path(shown[0]["image"]).read_bytes()
+
+
+def test_the_client_starts_from_a_plain_file(client, picture, tmp_path):
+    photo = np.random.default_rng(0).integers(0, 256, (64, 128, 3), dtype=np.uint8)
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    file = handle_file(tmp_path / "photo.png")
+    chosen = {"image": handle_file(picture), "steps": 2, "seed": 3, "denoise": 0.5, "api_name": "/run"}
+    started = [
+        client.predict(init_image=given, **chosen)[0][1]["image"]
+        for given in (file, {"background": file, "layers": [], "composite": None})
+    ]
+    assert Path(started[0]).read_bytes() == Path(started[1]).read_bytes()
+    record = read_record(started[0])
+    assert record.settings.denoise == 0.5
+    assert np.array_equal(pixels_of(record.init_image), photo)
+
+
 def test_images_know_how_they_were_made(client, picture):
     gallery, _, _ = client.predict(
         image=handle_file(picture), prompt="a bird", steps=1, seed=4, images=2, api_name="/run"
@@ -280,17 +329,37 @@ def test_what_cannot_be_is_a_message(client, picture, wrong, message):
         client.predict(**{"image": handle_file(picture), **wrong}, api_name="/run")
 
 
-def test_only_files_that_were_uploaded_are_read(app, client, picture):
-    """A request by hand, without the upload that the client does for every file."""
-    payload = {"path": str(picture), "meta": {"_type": "gradio.FileData"}}
-    defaults = [
-        p["parameter_default"]
-        for p in client.view_api(return_format="dict")["named_endpoints"]["/run"]["parameters"][1:]
-    ]
-    joined = httpx.post(f"{app.url}gradio_api/call/run", json={"data": [payload, *defaults]}, timeout=60)
-    answer = httpx.get(f"{app.url}gradio_api/call/run/{joined.json()['event_id']}", timeout=60).text
-    assert "event: error" in answer
-    assert "event: complete" not in answer
+def test_only_files_that_were_uploaded_are_read(app, client, picture, tmp_path):
+    """Requests by hand, without the upload that the client does for every file."""
+    record = Record(
+        "a bird", Settings(seed=3), 3, controls=(ControlMap("canny", png_of(np.zeros((64, 64, 3), np.uint8))),)
+    )
+    saved = save_png(tmp_path / "saved.png", np.zeros((64, 64, 3), np.uint8), record)
+    for meta in ({"meta": {"_type": "gradio.FileData"}}, {}):  # gradio looks at a file's place only where there is this
+        given = {"path": str(picture), **meta}
+        edited = {"background": given, "layers": [given], "composite": None}
+        for name, first, others in (
+            ("run", given, {}),
+            ("preview_map", given, {"is_map": True}),
+            ("preview_map", None, {"init_image": given}),
+            ("preview_map", None, {"init_image": edited}),
+            ("restore", {**given, "path": str(saved)}, {}),
+            ("restore", {**given, "path": str(tmp_path / "absent.png")}, {}),
+        ):
+            answer = answered(app, client, name, first, **others)
+            assert "event: error" in answer
+            assert "event: complete" not in answer
+            assert "no file" not in answer, "nor whether it is there"
+
+
+def answered(app: Served, client: Client, name: str, first: Any, **others: Any) -> str:
+    """What an endpoint says to a request by hand; what is not given has its default."""
+    api = client.view_api(return_format="dict", print_info=False)["named_endpoints"][f"/{name}"]
+    defaults = {p["parameter_name"]: p["parameter_default"] for p in api["parameters"][1:]}
+    data = [first, *{**defaults, **others}.values()]
+    called = f"{app.url}gradio_api/call/{name}"
+    joined = httpx.post(called, json={"data": data}, timeout=60)
+    return httpx.get(f"{called}/{joined.json()['event_id']}", timeout=60).text
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,19 @@ def test_strokes_of_the_mouse_become_the_map_and_an_image(page):
     assert page.locator("img[src*='scribble_interactive_'][src$='.png']").count() >= 2
 
 
+@pytest.mark.browser
+def test_a_new_canvas_is_no_control_map(page):
+    ticked = page.get_by_label("The input is already a control map")
+    page.get_by_text("light coral star with navy background").first.click()
+    page.wait_for_timeout(1500)
+    assert ticked.is_checked()
+    page.get_by_role("button", name="New canvas").click()
+    page.wait_for_timeout(1500)
+    assert not ticked.is_checked()
+    stroke(page, (-0.25, 0.05), (0.25, 0.05))
+    assert (preview(page) == 0).mean() < 0.2
+
+
 def drawing(folder: Path) -> dict[str, Any]:
     """What a program draws: one layer on nothing."""
     layer = np.zeros((128, 128, 4), np.uint8)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cldm.apps import Demo, Slider, black_and_white, invert, reverse_channels, thicken_and_invert, unchanged
 from cldm.demo.page import build
-from cldm.demo.serving import add_serving_flags, message, new_page, serve
+from cldm.demo.serving import add_serving_flags, message, new_page, serve, uploaded
 from cldm.machine import Machine, add_machine_flags
 from cldm.runner import Runner
 
@@ -24,6 +24,7 @@ __all__ = [
     "serve",
     "thicken_and_invert",
     "unchanged",
+    "uploaded",
 ]
 
 

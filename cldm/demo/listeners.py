@@ -11,14 +11,15 @@ from typing import Any
 import cv2
 import numpy as np
 
+from annotator.images import read_image
 from annotator.util import HWC3
 from cldm.apps import Drawing
-from cldm.demo.serving import message
+from cldm.demo.serving import message, uploaded
 from cldm.demo.streaming import stream
 from cldm.out_of_memory import lack_of_memory_told
 from cldm.records import pixels_of, png_of, read_record
 from cldm.restoring import OF_START, restore
-from cldm.runner import Pictures, Runner, Update
+from cldm.runner import MOST_UPLOADED, Pictures, Runner, Update
 
 _FORMING_SIDE = 192  # pixels of a picture as it forms, on the page
 _EXPECTED = (ValueError, OSError, FloatingPointError, MemoryError)
@@ -44,8 +45,8 @@ class Listeners:
         yield [], "", _progress(Update(0.0, "Starting"))
         try:
             with lack_of_memory_told():
-                given = self._given(values, init_image)
-                async with aclosing(stream(lambda tell: self._runner.run(given, tell))) as updates:
+                work = stream(lambda tell: self._runner.run(self._given(values, init_image), tell))
+                async with aclosing(work) as updates:
                     async for update in updates:
                         if isinstance(update, Pictures):
                             yield _shown(update), ", ".join(map(str, update.seeds)), _finished(update, started)
@@ -57,15 +58,18 @@ class Listeners:
         except _EXPECTED as error:
             yield gr.skip(), gr.skip(), ""
             raise message(str(error)) from error
+        except Exception:
+            yield gr.skip(), gr.skip(), ""
+            raise
 
     def preview(self, init_image: Any = None, **values: Any) -> tuple[Any, str, str]:
         """Make a control map of an image, and show it."""
         try:
             with lack_of_memory_told("choose a lower resolution"):
-                shown = self._runner.preview(self._given(values, init_image))
+                pictures = self._runner.preview(self._given(values, init_image))
         except _EXPECTED as error:
             raise message(str(error)) from error
-        return [(shown, "control map")], "", ""
+        return _shown(pictures), "", "".join(map(_said, pictures.notices))
 
     def cancelled(self) -> str:
         """What the page says when a run was cancelled."""
@@ -75,14 +79,16 @@ class Listeners:
         """Read from a saved image how it was made, and set the page to that."""
         import gradio as gr
 
-        if not saved or not saved.get("path"):
-            return [gr.skip() for _ in (*self._inputs, "status")]
-        runner = self._runner
+        runner, path = self._runner, None
         try:
-            record = read_record(saved["path"])
-            restored = restore(runner.demo, record, runner.defaults()[2], set(self._inputs), runner.weights())
+            path = uploaded(saved)
+            if path is None:
+                return [gr.skip() for _ in (*self._inputs, "status")]
+            record = read_record(path)
+            changes = runner.changes_since(record)
+            restored = restore(runner.demo, record, runner.defaults()[2], set(self._inputs), changes)
         except _EXPECTED as error:
-            text = str(error).replace(saved["path"], Path(saved["path"]).name)
+            text = str(error).replace(path, Path(path).name) if path else str(error)
             raise message(text) from error
         folder = runner.new_folder()
         control_map = _written(folder / "restored_map.png", restored.control_map)
@@ -100,15 +106,15 @@ class Listeners:
         The image to start from stands apart, since for gradio only a named argument may be left out by programs.
 
         Raises:
-            ValueError: If what comes from the canvas is no drawing.
+            ValueError: If what comes from the canvas is no drawing, or a file was not uploaded.
         """
-        image = values.get("image") or {}
+        image = values.get("image")
         start = _start(self._inputs["init_image"], init_image) if init_image else {}
         given = {name: value for name, value in values.items() if name not in OF_START}
         if start:
             given |= {**start, **{name: values[name] for name in OF_START if name in values}}
         if not self._runner.demo.canvas:
-            return {**given, "image": image.get("path")}
+            return {**given, "image": uploaded(image)}
         return {**given, "image": _drawing(self._inputs["image"], image) if image else None}
 
 
@@ -145,15 +151,24 @@ def _strokes(mask: bytes) -> bytes:
 
 def _drawing(canvas: Any, sent: Mapping[str, Any]) -> Drawing:
     """What a canvas has sent, or a program in its name; a picture alone is the background."""
-    if sent.get("path"):
-        sent = {"background": sent}
-    try:
-        drawn = canvas.preprocess(canvas.data_model(**sent))
-    except (TypeError, ValueError, OSError) as error:
+    if sent.get("id"):  # of what a browser has sent before, which no file is left of
+        drawn = canvas.preprocess(canvas.data_model(id=sent["id"]))
+        return Drawing(drawn["background"], tuple(drawn["layers"]))
+    parts = [sent] if sent.get("path") else [sent.get("background"), *_listed(sent.get("layers"))]
+    background, *layers = (_read(uploaded(part)) for part in parts)
+    return Drawing(background, tuple(layer for layer in layers if layer is not None))
+
+
+def _listed(layers: Any) -> list[Any]:
+    if not isinstance(layers, list | None):
         raise ValueError(
             "expected a drawing: background, layers and composite, each an image, as the canvas sends them"
-        ) from error
-    return Drawing(drawn["background"], tuple(drawn["layers"]))
+        )
+    return layers or []
+
+
+def _read(path: str | None) -> np.ndarray | None:
+    return None if path is None else read_image(path, MOST_UPLOADED)
 
 
 def _shown(pictures: Pictures) -> list[tuple[Path, str]]:
@@ -178,7 +193,7 @@ def _progress(update: Update) -> str:
         f'style="height: {_FORMING_SIDE}px; display: inline; margin: 4px">'
         for image in update.forming
     )
-    bar = f'<progress max="1" value="{update.share:.3f}" style="width: 100%"></progress>'
+    bar = f'<progress aria-label="Progress" max="1" value="{update.share:.3f}" style="width: 100%"></progress>'
     return f"<p>{html.escape(update.what)}</p>{bar}{pictures}"
 
 

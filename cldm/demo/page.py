@@ -7,14 +7,18 @@ from cldm.demo.listeners import Listeners
 from cldm.demo.serving import new_page
 from cldm.maps import RESOLUTION_STEP
 from cldm.runner import Runner
-from cldm.settings import LIMITS, SAMPLERS, Limit
+from cldm.settings import PAGE_LIMITS, SAMPLERS, Limit
 from cldm.starts import DENOISE
 
 _SAMPLER_NAMES = {"ddim": "DDIM", "dpm++": "DPM-Solver++ (2M)", "unipc": "UniPC"}
 _CANVAS, _CANVAS_SIDE = Limit(256, 1024, True), 512
 _MINIATURE_CANVAS, _MINIATURE_CANVAS_SIDE = Limit(128, 512, True), 256
 _CANVAS_STEP = 64
-_BRUSH = ["#000000", "#ffffff", "#ff0000"]
+_BRUSH = ["#000000", "#ff0000"]  # none that nobody sees on white paper
+_OF_DENOISE = "0 leaves the image as it is, 1 nothing of it, which tool_generate.py takes for what is painted"
+_TICKED_BY_HAND = "ticked => { window.tickedByHand = ticked }"
+_IF_TICKED_BY_HAND = "ticked => ticked && Boolean(window.tickedByHand)"
+_READ_OUT = "element.setAttribute('aria-live', 'polite')"
 
 
 def build(runner: Runner) -> Any:
@@ -44,7 +48,7 @@ def build(runner: Runner) -> Any:
             with gr.Column():
                 gallery = gr.Gallery(label="Control map and images", format="png", interactive=False, columns=2)
                 seeds = gr.Textbox(label="Seeds used", interactive=False, buttons=["copy"])
-                status = gr.HTML(label="Progress")
+                status = gr.HTML(label="Progress", js_on_load=_READ_OUT)
         listeners = Listeners(runner, inputs)
         running = run.click(
             listeners.run,
@@ -84,8 +88,9 @@ def _picture(runner: Runner) -> dict[str, Any]:
     import gradio as gr
 
     demo = runner.demo
+    new = None
     if demo.canvas:
-        image = _canvas(runner)
+        image, new, size = _canvas(runner)
     else:
         image = gr.Image(label="Image", type="filepath", image_mode=None, sources=["upload", "clipboard"])
     is_map = gr.Checkbox(
@@ -93,41 +98,45 @@ def _picture(runner: Runner) -> dict[str, Any]:
         label="The input is already a control map",
         info=f"{demo.looks}; " + ("strokes are added to it in white" if demo.canvas else "no detector is needed"),
     )
+    # a tick that an example or restored settings have brought is not for what comes next
+    if new is None:
+        is_map.input(None, is_map, js=_TICKED_BY_HAND, api_visibility="private")
+        image.upload(None, is_map, is_map, js=_IF_TICKED_BY_HAND, api_visibility="private")
+    else:  # a canvas says of an example too that it was uploaded
+        new.click(
+            lambda width, height: (Drawing.blank(int(width), int(height)), False),
+            inputs=size,
+            outputs=[image, is_map],
+            queue=False,
+            show_progress="hidden",  # its cover would swallow the first stroke
+            api_visibility="private",
+        )
     return {"image": image, "is_map": is_map, "prompt": gr.Textbox("", label="Prompt")}
 
 
-def _canvas(runner: Runner) -> Any:
-    """A canvas to draw on, with its size."""
+def _canvas(runner: Runner) -> tuple[Any, Any, list[Any]]:
+    """A canvas to draw on, the button for a new one, and the sliders of its width and height."""
     import gradio as gr
+
+    from cldm.demo.editors import image_editor
 
     _, _, resolutions = runner.defaults()
     small = resolutions.lowest < _CANVAS.lowest
     limits, side = (_MINIATURE_CANVAS, _MINIATURE_CANVAS_SIDE) if small else (_CANVAS, _CANVAS_SIDE)
     with gr.Row():
-        width, height = (
+        size = [
             gr.Slider(limits.lowest, limits.highest, side, step=_CANVAS_STEP, label=f"Canvas {name}")
             for name in ("width", "height")
-        )
+        ]
         new = gr.Button("New canvas")
-    image = gr.ImageEditor(
+    image = image_editor(
         Drawing.blank(side, side),
         label="Drawing",
-        type="numpy",
-        image_mode="RGBA",
-        sources=["upload", "clipboard"],
         brush=gr.Brush(default_size=max(2, side // 64), colors=_BRUSH, default_color=_BRUSH[0], color_mode="fixed"),
         format="png",
         canvas_size=(side, side),
     )
-    new.click(
-        lambda width, height: Drawing.blank(int(width), int(height)),
-        inputs=[width, height],
-        outputs=image,
-        queue=False,
-        show_progress="hidden",  # its cover would swallow the first stroke
-        api_visibility="private",
-    )
-    return image
+    return image, new, size
 
 
 def _advanced(runner: Runner) -> dict[str, Any]:
@@ -165,8 +174,8 @@ def _advanced(runner: Runner) -> dict[str, Any]:
             label="Seed",
             info="-1 picks one and says which; image k has the seed + k",
             precision=0,
-            minimum=LIMITS["seed"].lowest,
-            maximum=LIMITS["seed"].highest,
+            minimum=PAGE_LIMITS["seed"].lowest,
+            maximum=PAGE_LIMITS["seed"].highest,
         ),
         "eta": slider("Eta (DDIM)", "eta", 0.01),
         "added_prompt": gr.Textbox(settings.added_prompt, label="Added prompt"),
@@ -187,18 +196,17 @@ def _start() -> dict[str, Any]:
     """Image-to-image, and with strokes on the image inpainting."""
     import gradio as gr
 
+    from cldm.demo.editors import image_editor
+
     gr.Markdown("Instead of noise. Paint on it, and it changes there alone.")
     return {
-        "init_image": gr.ImageEditor(
+        "init_image": image_editor(
             label="Image to start from",
-            type="numpy",
-            image_mode="RGBA",
-            sources=["upload", "clipboard"],
             brush=gr.Brush(colors=["#ffffff"], color_mode="fixed"),
             transforms=(),
             format="png",
         ),
-        "denoise": _slider("Denoising", "denoise", DENOISE, 0.01, "0 leaves the image as it is, 1 nothing of it"),
+        "denoise": _slider("Denoising", "denoise", DENOISE, 0.01, _OF_DENOISE),
         "mask_border": _slider("Fading border of what is painted, pixels", "mask_border", 0, 1),
     }
 
@@ -207,7 +215,7 @@ def _slider(label: str, name: str, value: float, step: float, info: str | None =
     """A slider between a setting's limits."""
     import gradio as gr
 
-    limit = LIMITS[name]
+    limit = PAGE_LIMITS[name]
     return gr.Slider(limit.lowest, limit.highest, value=value, step=step, label=label, info=info)
 
 

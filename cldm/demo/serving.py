@@ -3,6 +3,7 @@
 import argparse
 import html
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 _UPLOAD_LIMIT = "64mb"
@@ -37,6 +38,29 @@ def serve(page: Any, flags: argparse.Namespace) -> None:
         )
     except OSError as error:
         raise SystemExit(f"cannot serve on {flags.host}: {error}") from error
+
+
+def uploaded(sent: Any) -> str | None:
+    """The path of a file that a visitor uploaded, or that the page gave to a visitor; None if nothing is sent.
+
+    Gradio looks where a file is only if its description is complete, which programs can avoid.
+
+    Args:
+        sent: What gradio has for a file, with a "path".
+
+    Raises:
+        ValueError: If it is another file, whether that is there or not.
+    """
+    from gradio.utils import get_upload_folder, is_in_or_equal
+
+    if not sent:
+        return None
+    path = sent.get("path") if isinstance(sent, Mapping) else sent
+    if path is None:
+        return None
+    if not isinstance(path, str) or not is_in_or_equal(path, get_upload_folder()):
+        raise ValueError("expected an uploaded file, got something else: upload it, or send it by handle_file(path)")
+    return path
 
 
 def message(text: str) -> Exception:

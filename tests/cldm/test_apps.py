@@ -49,6 +49,7 @@ def test_the_app_is_as_the_table_has_it(name):
     assert described == TABLE[name]
     assert demo.name == name
     assert demo.canvas == (name == "scribble_interactive")
+    assert demo.on_black == (name not in ("seg", "depth", "normal"))
 
 
 @EACH_APP

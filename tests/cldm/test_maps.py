@@ -5,12 +5,13 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import pytest
+from torch.nn import Linear
 
 from annotator.canny import CannyDetector
 from annotator.scribble import ScribbleDetector, strokes
 from annotator.util import resize_image
 from cldm.apps import Demo, Drawing, Slider, black_and_white, invert, reverse_channels
-from cldm.maps import MapMaker, MapRequest, map_request
+from cldm.maps import MapMaker, MapRequest, map_notices, map_request
 from cldm.settings import Limit
 
 
@@ -132,6 +133,22 @@ def test_a_background_that_is_a_map_gets_the_strokes_on_top():
     assert canvas.make(drawn(), MapRequest(64, is_map=True)).any()
 
 
+def test_white_paper_is_no_control_map():
+    canvas = MapMaker(Demo("A", "scribble", Seen, canvas=True, network=black_and_white))
+    for drawing in (drawn(Drawing.blank(128, 128)), Drawing(Drawing.blank(128, 128))):
+        with pytest.raises(ValueError, match="expected a control map under the strokes, got white paper"):
+            canvas.make(drawing, MapRequest(64, is_map=True))
+
+
+def test_a_map_that_is_mostly_white_is_said_where_maps_are_black():
+    white = np.full((64, 64, 3), 200, np.uint8)
+    lines, depth = Demo("A", "canny", Seen), Demo("A", "depth", Seen, looks="Grey, the nearer the brighter")
+    (notice,) = map_notices(lines, white, is_map=True)
+    assert notice.startswith("The control map is mostly white, and expected is: white lines on black. If it")
+    assert map_notices(lines, white, is_map=False) == map_notices(lines, 255 - white, is_map=True) == ()
+    assert map_notices(depth, white, is_map=True) == ()
+
+
 def test_a_picture_for_a_canvas_is_detected_unless_it_is_a_map():
     canvas = MapMaker(Demo("A", "scribble", ScribbleDetector, canvas=True, network=black_and_white))
     paper = Drawing.blank(64, 64)
@@ -161,10 +178,33 @@ def test_strips_are_refused_before_they_fill_the_memory():
 
 def test_what_a_detector_lacks_is_said_until_it_is_there(tmp_path):
     missing = MapMaker(Demo("A", "hed", Seen, weights="hed"), "cpu", str(tmp_path))
-    assert f"`ControlNetHED.pth` (29 MB) is not in `{tmp_path}`; run `python tool_download.py hed`" in missing.missing()
+    command = f"`python tool_download.py hed --to {tmp_path}`"
+    beginning = "the detector's file `ControlNetHED.pth` (29 MB) is not in"
+    assert missing.missing() == f"{beginning} `{tmp_path}`; run {command}, or name it with `--detector`"
+    named = MapMaker(Demo("A", "hed", Seen, weights="hed"), "cpu", str(tmp_path / "mine.pth"))
+    assert f"`{tmp_path}`, nor is `mine.pth`; run {command} and name it with `--detector`" in named.missing()
     (tmp_path / "ControlNetHED.pth").touch()
     assert missing.missing() == ""
     assert maker().missing() == ""
+
+
+@pytest.mark.parametrize("save_memory", [False, True])
+def test_networks_leave_the_accelerator_between_maps_to_save_memory(save_memory, monkeypatch):
+    class Networked:
+        def __init__(self, device: str) -> None:
+            self.device, self.network = device, Linear(1, 1)
+
+        def __call__(self, image: np.ndarray) -> np.ndarray:
+            moves.append("used")
+            return image[..., 0]
+
+    moves: list[str] = []
+    monkeypatch.setattr(Linear, "to", lambda self, device: moves.append(device))
+    saving = MapMaker(Demo("A", "hed", Networked), "meta", save_memory=save_memory)
+    for _ in range(2):
+        saving.make(picture(), MapRequest(64))
+    assert moves == (["meta", "used", "cpu"] if save_memory else ["used"]) * 2
+    assert MapMaker(Demo("A", "canny", CannyDetector), save_memory=True).make(picture(), MapRequest(64)).any()
 
 
 def test_what_is_not_said_has_the_apps_defaults():

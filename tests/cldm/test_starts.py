@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from annotator.util import resize_image
 from cldm.records import pixels_of
 from cldm.starts import read_start
 
@@ -23,6 +24,27 @@ def test_files_are_scaled_to_the_maps_size(tmp_path):
     assert np.array_equal(pixels_of(start.pngs()["init_image"]), image)
     assert np.array_equal(pixels_of(start.pngs()["mask"]), start.mask)
     assert read_start({**values, "mask": None}, (32, 64)).image.shape == (32, 64, 3)
+
+
+def test_of_an_image_of_another_shape_the_middle_is_taken_and_of_its_mask_likewise():
+    image = np.random.default_rng(0).integers(0, 256, (64, 192, 3), dtype=np.uint8)
+    mask = np.zeros((32, 96), np.uint8)
+    mask[:, 32:64] = 255
+    start = read_start({"init_image": image, "mask": mask}, (64, 64))
+    assert np.array_equal(start.image, image[:, 64:128])
+    assert (start.mask == 255).all()
+    assert start.notices == (
+        "Of the image to start from, 192 x 64, the middle 64 x 64 was taken, which is of the control map's shape.",
+    )
+    tall = read_start({"init_image": image.swapaxes(0, 1)}, (64, 64))
+    assert np.array_equal(tall.image, image.swapaxes(0, 1)[64:128])
+
+
+def test_an_image_of_the_maps_picture_is_scaled_as_that_was():
+    image = np.random.default_rng(0).integers(0, 256, (100, 140, 3), dtype=np.uint8)
+    start = read_start({"init_image": image}, (64, 64))
+    assert np.array_equal(start.image, resize_image(image, 64))
+    assert start.notices == ()
 
 
 def test_a_coloured_or_transparent_mask_counts_where_it_is_light(tmp_path):

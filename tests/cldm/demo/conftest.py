@@ -9,6 +9,12 @@ from cldm.apps import Demo, Slider, invert
 from cldm.runner import Machine
 
 
+@pytest.fixture(autouse=True)
+def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test's files are as if they had been uploaded."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+
+
 @pytest.fixture
 def demo() -> Demo:
     options = (Slider("Low", 1, 255, 100), Slider("Value", 0.01, 2, 0.1, 0.01))

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from cldm.runner import Machine, Pictures, Runner, Update
 from cldm.settings import Settings
 
 MAP = np.zeros((256, 320, 3), np.uint8)
+NOTHING = Pictures(Path("map.png"), [])
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def test_progress_shows_the_map_the_bar_and_the_forming_picture(listeners, monke
     assert first[:2] == ([], "")
     assert step[0] == [(shown, "control map")]
     assert "Step &lt;1&gt;" in step[2]
-    assert 'value="0.250"' in step[2]
+    assert '<progress aria-label="Progress" max="1" value="0.250"' in step[2]
     encoded = re.search(r"data:image/png;base64,([\w+/=]+)", step[2])[1]
     decoded = cv2.imdecode(np.frombuffer(base64.b64decode(encoded), np.uint8), cv2.IMREAD_COLOR_RGB)
     assert np.array_equal(decoded, colours)
@@ -98,9 +100,25 @@ def test_what_is_not_expected_is_not_hidden(listeners, monkeypatch):
 
     monkeypatch.setattr(Runner, "run", work)
     monkeypatch.setattr(Runner, "preview", work)
-    for press in (lambda: run(listeners), listeners.preview):
+    shown = []
+
+    async def listen():
+        async for _, _, status in listeners.run():
+            shown.append(status)
+
+    for press in (lambda: asyncio.run(listen()), listeners.preview):
         with pytest.raises(RuntimeError, match="sizes do not match"):
             press()
+    assert shown[-1] == "", "the bar is closed"
+
+
+def test_no_part_of_an_editor_is_decoded_beyond_what_is_read(listeners, tmp_path, monkeypatch):
+    monkeypatch.setattr("cldm.demo.listeners.MOST_UPLOADED", 31)
+    Image.new("RGBA", (8, 4)).save(tmp_path / "large.png")
+    large = {"path": str(tmp_path / "large.png")}
+    for editor in (large, {"background": large, "layers": []}, {"background": None, "layers": [large]}):
+        with pytest.raises(gr.Error, match=r"large\.png has 8 x 4 pixels, and at most .* megapixels are read"):
+            listeners.preview(init_image={"composite": None, **editor})
 
 
 def test_a_drawing_and_what_is_none(demo, full_size, tmp_path, monkeypatch):
@@ -109,7 +127,7 @@ def test_a_drawing_and_what_is_none(demo, full_size, tmp_path, monkeypatch):
     layer[10:20, :, 3] = 255
     Image.fromarray(layer).save(tmp_path / "layer.png")
     taken = []
-    monkeypatch.setattr(Runner, "preview", lambda runner, values: taken.append(values["image"]))
+    monkeypatch.setattr(Runner, "preview", lambda runner, values: taken.append(values["image"]) or NOTHING)
     listeners.preview(image={"background": None, "layers": [{"path": str(tmp_path / "layer.png")}], "composite": None})
     listeners.preview(image={"path": str(tmp_path / "layer.png")})
     drawing, picture = taken
@@ -120,7 +138,7 @@ def test_a_drawing_and_what_is_none(demo, full_size, tmp_path, monkeypatch):
     with pytest.raises(gr.Error, match="expected a drawing: background, layers and composite"):
         listeners.preview(image={"layers": 3})
     (tmp_path / "layer.png").write_text("no picture")
-    with pytest.raises(gr.Error, match="expected a drawing"):
+    with pytest.raises(gr.Error, match=r"cannot read layer.png as an image"):
         listeners.preview(image={"background": {"path": str(tmp_path / "layer.png")}})
 
 
@@ -131,7 +149,7 @@ def test_an_image_to_start_from_and_where_it_is_painted(listeners, tmp_path, mon
     Image.fromarray(layer).save(tmp_path / "layer.png")
     background, strokes = ({"path": str(tmp_path / f"{name}.png")} for name in ("picture", "layer"))
     taken = []
-    monkeypatch.setattr(Runner, "preview", lambda runner, values: taken.append(values))
+    monkeypatch.setattr(Runner, "preview", lambda runner, values: taken.append(values) or NOTHING)
     settings = {"denoise": 0.6, "mask_border": 4}
     listeners.preview(init_image={"background": background, "layers": [strokes], "composite": None}, **settings)
     listeners.preview(init_image={"background": background, "layers": [], "composite": None}, **settings)
@@ -167,7 +185,7 @@ def test_a_saved_image_sets_the_page(demo, full_size, tmp_path, canvas):
     assert np.array_equal(np.asarray(Image.open(image)), MAP)
     wanted = {"prompt": "a bird", "is_map": True, "resolution": 256, "steps": 7, "seed": 3, "low": 30}
     assert {name: restored[name] for name in wanted} == wanted
-    assert status == "<p>Settings restored.</p>"
+    assert status.startswith("<p>Settings restored.")
 
 
 def test_a_saved_image_brings_what_it_began_with(listeners, tmp_path):
@@ -196,6 +214,49 @@ def test_what_cannot_be_restored_is_a_message(listeners, tmp_path):
     with pytest.raises(gr.Error, match=r"tool_generate.py makes it again"):
         listeners.restore({"path": str(saved(tmp_path, controls=()))})
     assert len(listeners.restore(None)) == len(listeners._inputs) + 1
+
+
+def test_only_files_in_the_folder_of_uploads_are_read(listeners, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    file = {"path": str(saved(tmp_path))}
+    for press in (
+        lambda: run(listeners, image=file),
+        lambda: listeners.preview(image=file),
+        lambda: listeners.preview(image={"path": str(tmp_path / "uploads" / ".." / "saved.png")}),
+        lambda: listeners.preview(image=str(tmp_path / "saved.png")),
+        lambda: listeners.preview(init_image=file),
+        lambda: listeners.preview(init_image={"background": None, "layers": [file]}),
+        lambda: listeners.restore(file),
+        lambda: listeners.restore({"path": str(tmp_path / "absent.png")}),
+    ):
+        with pytest.raises(gr.Error, match="expected an uploaded file, got something else"):
+            press()
+
+
+def test_parts_of_an_editor_are_read_as_other_pictures_are(listeners, tmp_path, monkeypatch):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=turned)
+    Image.fromarray(np.full((4, 4), 256 * 90, np.uint16)).save(tmp_path / "deep.png")
+    taken = []
+    monkeypatch.setattr(Runner, "preview", lambda runner, values: taken.append(values["init_image"]) or NOTHING)
+    for name in ("turned.jpg", "deep.png"):
+        listeners.preview(init_image={"background": {"path": str(tmp_path / name)}, "layers": []})
+    assert taken[0].shape == (8, 4, 3)
+    assert (taken[1] == 90).all()
+
+
+def test_what_comes_from_the_browser_is_decoded_in_the_runs_own_thread(listeners, monkeypatch):
+    threads = []
+    monkeypatch.setattr(Listeners, "_given", lambda *_: threads.append(threading.current_thread()) or {})
+    monkeypatch.setattr(Runner, "run", lambda *_: Pictures(Path("map.png"), [Path("a.png")], [1]))
+    run(listeners)
+    assert threads != [threading.current_thread()]
+
+
+def test_the_preview_says_what_should_be_known(listeners, monkeypatch):
+    monkeypatch.setattr(Runner, "preview", lambda *_: Pictures(Path("map.png"), [], notices=("It is <white>.",)))
+    assert listeners.preview() == ([(Path("map.png"), "control map")], "", "<p>It is &lt;white&gt;.</p>")
 
 
 def test_cancelling_is_said(listeners):

@@ -48,7 +48,7 @@ def test_the_page_has_the_published_apps_settings(demo, full_size):
 def test_every_setting_has_a_field(demo, full_size):
     page = build(Runner(demo, full_size))
     (run,) = (fn for fn in page.fns.values() if fn.api_name == "run")
-    assert {field.name for field in fields(Settings)} <= set(run.fn.__self__._inputs)
+    assert {field.name for field in fields(Settings)} - {"batch_size"} <= set(run.fn.__self__._inputs)
 
 
 def test_a_detection_resolution_and_a_canvas_where_the_app_has_them(demo, full_size):
@@ -68,7 +68,11 @@ def test_on_the_miniature_all_is_smaller(demo):
 def test_a_new_canvas_is_white_and_as_large_as_asked(demo, full_size):
     page = build(Runner(replace(demo, canvas=True), full_size))
     (new,) = (fn for fn in page.fns.values() if fn.name == "<lambda>")
-    assert np.array_equal(new.fn(320.0, 256), np.full((256, 320, 3), 255))
+    paper, is_map = new.fn(320.0, 256)
+    assert np.array_equal(paper, np.full((256, 320, 3), 255))
+    assert is_map is False
+    (drawing,) = (block for block in page.blocks.values() if getattr(block, "label", None) == "Drawing")
+    assert "#ffffff" not in drawing.brush.colors, "unseen on white paper"
 
 
 def test_a_page_without_a_model_says_what_is_missing(demo, full_size):
