@@ -7,11 +7,11 @@ python tool_generate.py bird.jpg --control canny --prompt "a bird" --out birds -
 python tool_generate.py --again birds/bird-3f2a910c55.png --out again
 
 NAME=VALUE is anything that the control's app has: prompt, resolution, detect_resolution, is_map, its detector's
-options, and the settings steps, scale, eta, strength, seed, images, ...; weight, start and end of the control's share
-of the steps; init_image and mask are files to repaint, with denoise=0.75 if there is no mask. Of a folder, every
-image's prompt is in the .txt file beside it, if none is given for all. A line of a .jsonl is an object of the same
-names, with "image", and "control" and "name" if you like. Interrupt it when you like: what is done is kept, and the
-same command goes on.
+options, and the settings steps, scale, eta, strength, seed, images, batch_size (drawn at once), ...; weight, start and
+end of the control's share of the steps; init_image and mask are files to repaint, with denoise=0.75, 1 with a mask.
+Of a folder, every image's prompt is in the .txt file beside it, if none is given for all. A line of a .jsonl is
+an object of the same names, with "image", and "control" and "name" if you like. Interrupt it when you like: what is
+done is kept, and the same command goes on.
 
 --also adds a control to all images, as often as you like: an app's name, and of its own weight, start, end, is_map,
 detector's options, image (by default the one that is worked on), checkpoint and detector.
@@ -55,14 +55,7 @@ _TEXTS = {"prompt", *(name for name, value in asdict(Settings()).items() if isin
 def main(arguments: Sequence[str] | None = None) -> None:
     given = _parser().parse_intermixed_args(arguments)
     try:
-        if given.again:
-            code = _again(given)
-        else:
-            report = _generate(given)
-            for problem in (*report.notices, *report.problems):
-                print(problem, file=sys.stderr)
-            print(f"{given.out}: {report.made} images made, {report.kept} kept, problems: {len(report.problems)}")
-            code = 1 if report.problems else 0
+        code = _again(given) if given.again else _generate(given)
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt:
@@ -88,16 +81,16 @@ def demo_of(control: str) -> Demo:
     return import_module(f"gradio_{control}2image").demo
 
 
-def _generate(given: argparse.Namespace) -> Report:
+def _generate(given: argparse.Namespace) -> int:
     sources, values = _sources_and_values(given)
     if len(sources) != 1:
-        raise ValueError(f"expected one image, folder or .jsonl of jobs, got {len(sources)}: {', '.join(sources)}")
+        raise ValueError(f"expected one image, folder or .jsonl of jobs, {_got_instead(sources, given.checkpoint)}")
     machine = Machine.of(given)
     further = [_further(words) for words in given.also]
     jobs, problems = jobs_from(Path(sources[0]), given.control, values, given.out)
 
     def runner_of(control: str) -> Runner:
-        runner = Runner(demo_of(control), machine, further)
+        runner = Runner(demo_of(control), machine, further, for_page=False)
         if control == NO_DETECTOR and not machine.checkpoints:
             raise ValueError(
                 f"--control {NO_DETECTOR} needs --checkpoint, to say which ControlNet follows the map; or give the "
@@ -109,18 +102,31 @@ def _generate(given: argparse.Namespace) -> Report:
             print(runner.files().notice.replace("**", "").replace("`", ""), file=sys.stderr)
         return runner
 
-    with tqdm(total=len(jobs), unit="job") as progress:
+    prepared = [_without_detector(job) if job.control == NO_DETECTOR else job for job in jobs]
+    report = Report(problems=problems)
+    try:
+        with tqdm(total=len(jobs), unit="job") as progress:
 
-        def begun(job: Job | None, what: str) -> None:
-            if job is None:
-                progress.update()
-            else:
-                progress.set_postfix_str(f"{job.name}: {what}")
+            def begun(job: Job | None, what: str) -> None:
+                if job is None:
+                    progress.update()
+                else:
+                    progress.set_postfix_str(f"{job.name}: {what}")
 
-        prepared = [_without_detector(job) if job.control == NO_DETECTOR else job for job in jobs]
-        report = run_jobs(prepared, given.out, runner_of, begun)
-    report.problems[:0] = problems
-    return report
+            run_jobs(prepared, given.out, runner_of, begun, report)
+    finally:  # when it is interrupted or the disk is full, too
+        for problem in (*report.notices, *report.problems):
+            print(problem, file=sys.stderr)
+        print(f"{given.out}: {report.made} images made, {report.kept} kept, problems: {len(report.problems)}")
+    return 1 if report.problems else 0
+
+
+def _got_instead(sources: Sequence[str], checkpoints: Sequence[str]) -> str:
+    """What there is in the place of one source."""
+    if sources:
+        return f"got {len(sources)}: {', '.join(sources)}"
+    taken = f"; --checkpoint took {', '.join(checkpoints)}: name the source before it, or a flag between them"
+    return f"got none{taken if checkpoints else ''}"
 
 
 def _further(words: Sequence[str]) -> Further:

@@ -12,7 +12,7 @@ import torch
 from cldm.controls import Control
 from cldm.model_files import MODELS, ModelFiles
 from cldm.pipeline import LoadedModel, Progress, generate, load
-from cldm.records import FileHashes, Record, Runtime, WeightsFile, pixels_of
+from cldm.records import FileHashes, Record, Runtime, WeightsFile, changes_since, pixels_of
 from cldm.weights.folders import weights_file
 from ldm.util import choose_device
 
@@ -98,11 +98,12 @@ class Again:
             config=self._hashes.of(found.config),
             runtime=runtime,
         )
-        batch = replace(now, seed=now.settings.seed, index=0)
-        if self._batch is None or self._batch[0] != batch:
-            self._batch = batch, generate_again(model, record, progress)
-        changes += [*_other_files(record, now), *_other_runtime(record.runtime, runtime)]
-        return Made(self._batch[1][record.index], now, changes)
+        batch = _batch_of(record)
+        first = replace(now, seed=now.settings.seeds()[batch.start], index=batch.start)
+        if self._batch is None or self._batch[0] != first:
+            self._batch = first, generate_again(model, record, progress)
+        changes += changes_since(record, now)
+        return Made(self._batch[1][record.index - batch.start], now, changes)
 
     def _device(self, record: Record) -> tuple[torch.device, list[str]]:
         wanted = self._source.device or (record.runtime.device if record.runtime else "auto")
@@ -122,20 +123,21 @@ class Again:
         flags = self._flags(record)
         precision = self._source.precision or (record.runtime.precision if record.runtime else "auto")
         known = {name: bool(flags.get(name, False)) for name in _FLAGS}
-        key = (found, str(device), precision, *known.items())
+        key = (found, str(device), precision, record.pooled, *known.items())
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = self._batch = None  # before another comes
             files = ModelFiles(found.config, found.weights)
-            self._loaded = key, load(files, device, precision, found.control_weights, **known)
+            pooled = dict.fromkeys(record.pooled, True)  # as their files say of the others
+            self._loaded = key, load(files, device, precision, found.control_weights, pooled=pooled, **known)
         return self._loaded[1]
 
 
 def generate_again(model: LoadedModel, record: Record, progress: Progress | None = None) -> list[np.ndarray]:
-    """All images of the batch that a record is one of, uint8 RGB (h, w, 3) each.
+    """The images that were drawn at once with a record's, that one among them, uint8 RGB (h, w, 3) each.
 
     Args:
         model: Of the files that the record names.
-        record: Its image is the one of its index.
+        record: Of one of them.
         progress: See `cldm.pipeline.Progress`.
 
     Raises:
@@ -152,10 +154,15 @@ def generate_again(model: LoadedModel, record: Record, progress: Progress | None
             raise ValueError(f"a control has {', '.join(sorted(unknown))}, unknown to this version; update the project")
     controls = [Control(pixels_of(control.png), **control.share) for control in record.controls]
     start, mask = (None if png is None else pixels_of(png) for png in (record.init_image, record.mask))
-    result = generate(
-        model, controls, record.prompt, record.settings, progress, image=start, mask=mask, size=record.size
-    )
+    batch = _batch_of(record)
+    settings = replace(record.settings, seed=record.settings.seeds()[batch.start], images=len(batch))
+    result = generate(model, controls, record.prompt, settings, progress, image=start, mask=mask, size=record.size)
     return result.images
+
+
+def _batch_of(record: Record) -> range:
+    """Places of the images that were drawn at once with the record's."""
+    return next(batch for batch in record.settings.batches() if record.index in batch)
 
 
 @dataclass(frozen=True)
@@ -209,23 +216,3 @@ def _share_alike(record: Record, device: torch.device) -> None:
     wanted = record.runtime.threads if record.runtime else 0
     if device.type == "cpu" and 0 < wanted <= (os.cpu_count() or 1):
         torch.set_num_threads(wanted)
-
-
-def _other_files(record: Record, now: Record) -> list[str]:
-    before = (*record.weights, *record.control_weights, record.config)
-    after = (*now.weights, *now.control_weights, now.config)
-    return [
-        f"{here.name} (SHA-256 {here.sha256[:_DIGITS]}...) is not {then.name} ({then.sha256[:_DIGITS]}...), which the "
-        "image was made with"
-        for then, here in zip(before, after, strict=True)
-        if then.sha256 != here.sha256
-    ]
-
-
-def _other_runtime(then: Runtime | None, here: Runtime) -> list[str]:
-    if then is None:
-        return []
-    facts = [(name, getattr(then, name), getattr(here, name)) for name in ("device", "precision", "threads")]
-    facts += [(name, bool(then.flags.get(name)), bool(here.flags.get(name))) for name in _FLAGS]
-    facts += [(name, version, here.versions.get(name, "none")) for name, version in sorted(then.versions.items())]
-    return [f"{name}: {before} then, {after} now" for name, before, after in facts if before != after]

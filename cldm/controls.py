@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cldm.settings import Limit, check_number
+from cldm.settings import LIMITS, Limit, checked_number
 
-_WEIGHT = Limit(0.0, 2.0, False)
+_WEIGHT = LIMITS["strength"]
 _SHARE = Limit(0.0, 1.0, False)
 _INDEX = Limit(0, 99, True)
 
@@ -18,7 +18,7 @@ class Control:
 
     Attributes:
         map: uint8 RGB, (h, w, 3), sides multiples of 64.
-        weight: Of this control among others; `Settings.strength` multiplies it.
+        weight: Of this control among others, any as `Settings.strength`, which multiplies it.
         start: Share of the steps that are over before it begins to act.
         end: Share of the steps that are over when it ceases to act.
         model: Which of the loaded model's ControlNets sees the map, counted from 0; by default the one at this
@@ -35,13 +35,12 @@ class Control:
     model: int | None = None
 
     def __post_init__(self) -> None:
-        check_number("weight", self.weight, _WEIGHT)
-        check_number("start", self.start, _SHARE)
-        check_number("end", self.end, _SHARE)
+        limits = {"weight": _WEIGHT, "start": _SHARE, "end": _SHARE}
+        limits |= {} if self.model is None else {"model": _INDEX}
+        for name, limit in limits.items():
+            object.__setattr__(self, name, checked_number(name, getattr(self, name), limit))
         if self.start >= self.end:
             raise ValueError(f"a control must start before it ends, got start {self.start} and end {self.end}")
-        if self.model is not None:
-            check_number("model", self.model, _INDEX)
 
     def acts_at(self, step: int, steps: int) -> bool:
         """Whether it acts at a step, counted from 0: when all of the step lies between start and end."""

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from annotator.images import read_image
 from cldm.apps import Demo
 from cldm.controls import Control
-from cldm.maps import MapMaker, MapRequest, map_request
+from cldm.maps import MapMaker, MapRequest, map_request, read_picture
 from cldm.model_files import ModelFiles, find_model
 from cldm.records import ControlMap, png_of
 from cldm.settings import Limit
@@ -65,9 +64,9 @@ class Further:
             raise FileNotFoundError(f"no file at {path}; give the path of an existing ControlNet")
         return path
 
-    def maker(self, device: str) -> MapMaker:
+    def maker(self, device: str, save_memory: bool = False) -> MapMaker:
         """Makes its maps."""
-        return MapMaker(self.demo, device, self.detector)
+        return MapMaker(self.demo, device, self.detector, save_memory)
 
     def map_of(self, maker: MapMaker, picture: np.ndarray, resolution: int, limits: Limit) -> "Mapped":
         """Its map of a job's picture, or of its own.
@@ -78,7 +77,7 @@ class Further:
         """
         request = map_request(self.demo, {**self.values, "resolution": resolution}, limits)
         own = self.values.get("image")
-        found = maker.make(picture if own is None else read_image(own), request)
+        found = maker.make(picture if own is None else read_picture(own, request.is_map), request)
         return Mapped(self.demo, found, request, share_of(self.values))
 
 

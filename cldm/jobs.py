@@ -1,10 +1,13 @@
 """Many images in one go: jobs from an image, a folder or a file of JSON lines, and what is left of them to do."""
 
+import errno
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from itertools import groupby
 from pathlib import Path
@@ -15,18 +18,19 @@ from annotator.manifest import DETECTOR_FILES
 from annotator.util import find_checkpoint
 from cldm.apps import Demo
 from cldm.further import SHARE, Further
-from cldm.out_of_memory import lack_of_memory_told
-from cldm.records import read_record
+from cldm.out_of_memory import DRAW_FEWER_AT_ONCE, lack_of_memory_told
+from cldm.records import FileHashes, read_record
 from cldm.runner import Runner
 from cldm.settings import LIMITS, RANDOM_SEED, Settings, with_whole_numbers
 from cldm.starts import DENOISE
-from cldm.weights.folders import telling_name
+from cldm.weights.pooling import told_pooled
 from cldm.weights.saving import written_whole
 
 JOBS_SUFFIX = ".jsonl"
 _FILES = ("image", "init_image", "mask")  # values that name files; in a file of jobs, from its folder
 _DIGITS = 10  # of the hash in a result's name
 _NOT_POSSIBLE = (OSError, ValueError, FloatingPointError, MemoryError)  # what one job may fail with, and the next go on
+_NO_MORE_FILES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}  # what every next result would fail with
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,10 @@ class Job:
     name: str
     control: str
     values: Mapping[str, Any]
+
+
+class OutputError(OSError):
+    """The folder of results takes no more of them."""
 
 
 class Problem(NamedTuple):
@@ -113,20 +121,28 @@ def run_jobs(
     out: Path,
     runner_of: Callable[[str], Runner],
     begun: Callable[[Job | None, str], object] = lambda job, what: None,
+    report: Report | None = None,
 ) -> Report:
     """Do jobs, those of one control after the other; what a folder has already is kept.
 
     The images of a job are `<name>-<hash>.png`, with `-<index>` if there are several. The hash is of the picture, of
-    all that is asked for, and of names (see `telling_name`) and sizes of the files of weights, a detector's if one is
-    given; so another wish has another name.
+    all that is asked for, and of the contents of the files of weights, a detector's too; so another wish has another
+    name. How it is computed (`batch_size`, the machine) is none.
 
     Args:
         jobs: What to do.
         out: Folder of the images; made if it is not there.
         runner_of: Makes what does the jobs of a control; one is kept at a time.
         begun: Called with a job and what is going on with it, and with None when a job is over.
+        report: To be filled in, for those who want it though the run is interrupted; a new one by default.
+
+    Raises:
+        OutputError: If nothing can be written to `out`, before the first job or later; what was made is kept.
     """
-    report = Report()
+    report = Report() if report is None else report
+    with _written_to(out):
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
     for control, group in groupby(sorted(jobs, key=lambda job: job.control), lambda job: job.control):
         try:
             runner = runner_of(control)
@@ -159,8 +175,10 @@ def _do(job: Job, out: Path, runner: Runner, report: Report, begun: Callable[[Jo
     """What comes of a job, or what it could not be done for."""
     begun(job, "Looking")
     try:
-        with lack_of_memory_told():
+        with lack_of_memory_told(DRAW_FEWER_AT_ONCE):
             _make(job, out, runner, report, begun)
+    except OutputError:
+        raise
     except _NOT_POSSIBLE as error:
         report.problems.append(Problem(job.source, str(error)))
 
@@ -177,11 +195,26 @@ def _make(job: Job, out: Path, runner: Runner, report: Report, begun: Callable[[
     pictures = runner.run(values, lambda update: begun(job, update.what))
     for path, picture in zip(paths, pictures.images, strict=True):
         if path not in there:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with written_whole(path) as unfinished:
-                shutil.copyfile(picture, unfinished)
+            with _written_to(out, _NO_MORE_FILES):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with written_whole(path) as unfinished:
+                    shutil.copyfile(picture, unfinished)
             report.made += 1
     report.notices += [Problem(job.source, notice) for notice in pictures.notices]
+
+
+@contextmanager
+def _written_to(out: Path, reasons: Container[int | None] | None = None) -> Iterator[None]:
+    """Say of errors, or of those with these numbers, that no results can be written."""
+    try:
+        yield
+    except OSError as error:
+        if reasons is not None and error.errno not in reasons:
+            raise
+        raise OutputError(
+            f"cannot write results to {out}: {error.strerror or error}; make room or give another folder. What was "
+            "made is kept, and the same command goes on"
+        ) from error
 
 
 def _complete(job: Job, runner: Runner) -> dict[str, Any]:
@@ -207,11 +240,11 @@ def _paths(out: Path, job: Job, values: Mapping[str, Any], runner: Runner) -> li
     """Where the images of a job belong."""
     usual = asdict(Settings())
     asked = {name: value for name, value in values.items() if name not in usual or value != usual[name]}
-    asked = _with_contents(asked)
+    asked = _with_contents({name: value for name, value in asked.items() if name != "batch_size"})
     if runner.further:
-        asked["also"] = [_asked_beside(each) for each in runner.further]
-    files = [_named(path) for path in (runner.files().config, *runner.files().checkpoints)]
-    files += _named_detector(runner.demo, runner.machine.detector, values["is_map"])
+        asked["also"] = [_asked_beside(each, runner.hashes) for each in runner.further]
+    files = [_content_of(path, runner.hashes) for path in (runner.files().config, *runner.files().checkpoints)]
+    files += _content_of_detector(runner.demo, runner.machine.detector, values["is_map"], runner.hashes)
     text = json.dumps([job.control, asked, files], sort_keys=True)
     stem = f"{job.name}-{hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]}"
     count = values["images"]
@@ -226,21 +259,21 @@ def _with_contents(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, **hashes}
 
 
-def _asked_beside(further: Further) -> list[Any]:
-    detector = _named_detector(further.demo, further.detector, further.values.get("is_map", False))
-    return [further.demo.name, _with_contents(further.values), *_named(further.file()), *detector]
+def _asked_beside(further: Further, hashes: FileHashes) -> list[Any]:
+    detector = _content_of_detector(further.demo, further.detector, further.values.get("is_map", False), hashes)
+    return [further.demo.name, _with_contents(further.values), *_content_of(further.file(), hashes), *detector]
 
 
-def _named_detector(demo: Demo, given: str | None, is_map: bool) -> list[tuple[str, int]]:
-    """The weights of a detector that are asked for by name."""
-    if not (demo.weights and given) or is_map:
+def _content_of_detector(demo: Demo, given: str | None, is_map: bool, hashes: FileHashes) -> list[tuple[str, ...]]:
+    """Of a detector's weights, where they are used."""
+    if not demo.weights or is_map:
         return []
-    return [_named(find_checkpoint(DETECTOR_FILES[demo.weights].file, given))]
+    return [_content_of(find_checkpoint(DETECTOR_FILES[demo.weights].file, given), hashes)]
 
 
-def _named(file: Path) -> tuple[str, int]:
-    """Name and size, which stand for a file of weights."""
-    return telling_name(file), file.stat().st_size
+def _content_of(file: Path, hashes: FileHashes) -> tuple[str, ...]:
+    """The hash of a file of weights, and what changes its outputs though it is not in it."""
+    return hashes.of(file).sha256, *(["pooled"] if told_pooled(file) else [])
 
 
 def _from_image(image: Path, name: str, control: str, values: Mapping[str, Any]) -> Job | Problem:

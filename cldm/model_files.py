@@ -9,6 +9,10 @@ from cldm.weights.folders import weights_file
 
 _PUBLISHED_SETTINGS = Settings()
 MODELS = Path(__file__).resolve().parent.parent / "models"
+CONTROLS = ("canny", "depth", "hed", "mlsd", "normal", "openpose", "scribble", "seg")
+"""Kinds of control maps, as published files name them."""
+APPS_NAMES = {"hough": "mlsd", "pose": "openpose", "fake_scribble": "scribble", "scribble_interactive": "scribble"}
+"""Of apps that are named otherwise than the file that they take."""
 MINIATURE_SCALE = 2.0  # guidance scale; Stable Diffusion's 9 oversaturates the miniature's colours
 MINIATURE_SETTINGS = Settings(scale=MINIATURE_SCALE, added_prompt="", negative_prompt="")
 """The miniature has read nothing but captions of shapes, so it is told nothing about quality."""
@@ -45,7 +49,8 @@ def find_model(
     """The files that the user names, or else those of the best model there is in `folder`.
 
     Args:
-        control: Kind of control map as published files name it, such as "canny".
+        control: Kind of control map as published files name it, such as "mlsd", or its app's name, "hough"; of another
+            kind if `folder` has a whole model of that name, `control_sd15_NAME.safetensors`.
         checkpoints: The user's: a full checkpoint, or a base and a ControlNet; of a folder in diffusers' layout, the
             weights in it are taken.
         config: The user's; by default Stable Diffusion 1.5's, or 2.1's where a checkpoint has sd21 in its name.
@@ -53,16 +58,23 @@ def find_model(
 
     Raises:
         FileNotFoundError: If there is no such file, or no model for this control at all.
-        ValueError: If there is a config without checkpoints, or it is no configuration of a model.
+        ValueError: If the control is unknown, or there is a config without checkpoints, or it is no configuration of a
+            model.
     """
     if checkpoints:
         return _named(tuple(map(Path, checkpoints)), config, folder)
     if config is not None:
         raise ValueError(f"expected checkpoints together with the config, got {str(config)!r} alone")
+    control = APPS_NAMES.get(control, control)
     for suffix in (".safetensors", ".pth", ".ckpt"):
         published = folder / f"control_sd15_{control}{suffix}"
         if published.is_file():
             return ModelFiles(folder / "cldm_v15.yaml", (published,))
+    if control not in CONTROLS and not (folder / f"control_mini_{control}.safetensors").is_file():
+        raise ValueError(
+            f"control must be one of {', '.join(sorted({*CONTROLS, *APPS_NAMES}))}, got {control!r}; for another kind, "
+            f"put a whole model into {folder} as control_sd15_{control}.safetensors, or name checkpoints"
+        )
     return _miniature(control, folder)
 
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from traceback import clear_frames
 
 ASK_FOR_LESS = "ask for fewer images or a lower resolution"
+DRAW_FEWER_AT_ONCE = "draw fewer images at once (batch_size=1), or ask for a lower resolution"
 
 
 @contextmanager

@@ -5,6 +5,7 @@ result = generate(model, edges, "a bird", Settings(seed=1))
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -40,7 +41,8 @@ __all__ = [
 SAMPLERS: dict[str, type[Sampler]] = {"ddim": DDIMSampler, "dpm++": DPMSolverSampler, "unipc": UniPCSampler}
 
 Progress = Callable[[int, int, Tensor], None]
-"""Called after each step with steps done, all steps, and the clean latents (b, c, h, w) as predicted so far.
+"""Called after each step with steps done, all steps of all batches, and the clean latents (b, c, h, w) of the images
+that are being drawn, as predicted so far.
 
 What it raises ends the generation."""
 
@@ -51,7 +53,7 @@ class Result(NamedTuple):
     Attributes:
         images: uint8 RGB, (h, w, 3) each, as large as the control map.
         seeds: With which each of them can be made again alone.
-        notices: What the user should know, such as that a prompt was cut; sentences.
+        notices: What the user should know, such as that a prompt was cut or a control acted in no step; sentences.
     """
 
     images: list[np.ndarray]
@@ -67,13 +69,15 @@ def generate(
     settings: Settings | None = None,
     progress: Progress | None = None,
     *,
+    decoded: Callable[[int], object] | None = None,
     image: np.ndarray | None = None,
     mask: np.ndarray | None = None,
     size: tuple[int, int] | None = None,
 ) -> Result:
     """Make images that follow control maps and a prompt.
 
-    Image k depends on its own seed alone, whatever the device, the number of images or calls before.
+    Image k depends on its own seed alone, whatever the device, the number of images or calls before; images that are
+    drawn at once (`Settings.batch_size`) differ from images drawn alone within rounding.
 
     Args:
         model: From `load`, or a ControlLDM. Not changed.
@@ -82,6 +86,8 @@ def generate(
         prompt: May be empty.
         settings: See `Settings`; its defaults if not given.
         progress: See `Progress`.
+        decoded: Called as images are decoded, after the last step, with how many are; what it raises ends the
+            generation.
         image: Image to start from, uint8 RGB, as large as the maps; how much of it is left, `Settings.denoise` says.
         mask: Repaint only here, uint8, (h, w), above 127 is inside. Everything else of `image` stays as it is, to
             the bit.
@@ -100,7 +106,7 @@ def generate(
     sampler = SAMPLERS[settings.sampler](ldm)
     timesteps = sampler.timesteps(settings.steps)[skip:-1]
     seeds = settings.seeds()
-    notices = prompt_notices(ldm, prompt, settings)
+    notices = (*prompt_notices(ldm, prompt, settings), *_step_notices(settings, controls, len(timesteps)))
 
     with loaded.using(ldm.cond_stage_model):
         with_prompt, without = encode_prompts(ldm, prompt, settings)
@@ -110,26 +116,33 @@ def generate(
     else:
         with loaded.using(ldm.model, *loaded.controls):
             hints = _applied_controls(loaded, controls, settings, timesteps)
-            cond = {"c_crossattn": [_repeated(with_prompt, settings.images)], "controls": hints}
             uncond_hints = hints if settings.control_in_both_passes else []
-            uncond = {"c_crossattn": [_repeated(without, settings.images)], "controls": uncond_hints}
             downsampling = ldm.first_stage_model.downsampling
-            latents, _ = sampler.sample(
-                settings.steps,
-                settings.images,
-                (ldm.channels, height // downsampling, width // downsampling),
-                cond,
-                eta=settings.eta,
-                mask=None if mask is None else kept_latents(mask, downsampling).to(device),
-                x0=z if skip or mask is not None else None,
-                skip=skip,
-                unconditional_guidance_scale=settings.scale,
-                unconditional_conditioning=uncond,
-                generators=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-                img_callback=None if progress is None else lambda z, i: progress(i + 1, len(timesteps), z),
-                verbose=False,
-            )
-    images = _decoded(loaded, latents)
+            kept = None if mask is None else kept_latents(mask, downsampling).to(device)
+            batches, drawn = settings.batches(), []
+            for number, batch in enumerate(batches):
+                done, steps = number * len(timesteps), len(batches) * len(timesteps)
+                latents, _ = sampler.sample(
+                    settings.steps,
+                    len(batch),
+                    (ldm.channels, height // downsampling, width // downsampling),
+                    {"c_crossattn": [_repeated(with_prompt, len(batch))], "controls": hints},
+                    eta=settings.eta,
+                    mask=kept,
+                    x0=z if skip or mask is not None else None,
+                    skip=skip,
+                    unconditional_guidance_scale=settings.scale,
+                    unconditional_conditioning={
+                        "c_crossattn": [_repeated(without, len(batch))],
+                        "controls": uncond_hints,
+                    },
+                    generators=[torch.Generator("cpu").manual_seed(seeds[k]) for k in batch],
+                    img_callback=progress and partial(_told, progress, done, steps),
+                    verbose=False,
+                )
+                drawn.append(latents)
+            latents = torch.cat(drawn)
+    images = _decoded(loaded, latents, decoded)
     if image is not None and mask is not None:
         images = [repainted(image, painted, mask, settings.mask_border) for painted in images]
     return Result(images, seeds, notices)
@@ -174,6 +187,27 @@ def _steps_skipped(settings: Settings, image: np.ndarray | None, mask: np.ndarra
     return settings.steps - int(settings.steps * settings.denoise)
 
 
+def _step_notices(settings: Settings, controls: Sequence[Control], steps: int) -> list[str]:
+    """A sentence about each share of the steps that was asked for and is not one whole step."""
+    if not steps and settings.denoise:
+        return [
+            f"Nothing of the image was changed: denoise = {settings.denoise:g} of {settings.steps} steps is not one "
+            "whole step. Take more steps, or more of them."
+        ]
+    return [
+        f"{'The control' if len(controls) == 1 else f'Control {place}, counted from 0,'} had no effect: from "
+        f"{control.start:g} to {control.end:g} of {steps} steps there is not one whole step. Take more steps, or more "
+        "of them."
+        for place, control in enumerate(controls)
+        if steps and not any(control.acts_at(step, steps) for step in range(steps))
+    ]
+
+
+def _told(progress: Progress, done: int, steps: int, z: Tensor, i: int) -> None:
+    """Report a step of a batch, before which others' were done."""
+    progress(done + i + 1, steps, z)
+
+
 def _applied_controls(
     loaded: LoadedModel, controls: Sequence[Control], settings: Settings, timesteps: Sequence[int]
 ) -> list[AppliedControl]:
@@ -209,7 +243,7 @@ def _encoded(loaded: LoadedModel, image: np.ndarray) -> Tensor:
     return loaded.ldm.scale_factor * posterior.mode().float()
 
 
-def _decoded(loaded: LoadedModel, latents: Tensor) -> list[np.ndarray]:
+def _decoded(loaded: LoadedModel, latents: Tensor, tell: Callable[[int], object] | None) -> list[np.ndarray]:
     """Images of scaled latents (b, c, h, w), decoded one by one."""
     ldm, images = loaded.ldm, []
     with loaded.using(ldm.first_stage_model):
@@ -223,4 +257,6 @@ def _decoded(loaded: LoadedModel, latents: Tensor) -> list[np.ndarray]:
                     f"in {precision} on {z.device}: {advice}"
                 )
             images.append(as_image(pixels[0]))
+            if tell is not None:
+                tell(len(images))
     return images

@@ -10,22 +10,25 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from torch import Tensor
 
-from annotator.images import read_image
 from cldm.apps import Demo, Drawing
 from cldm.further import Further, Mapped, share_of
 from cldm.further import places as placed
 from cldm.machine import Machine
-from cldm.maps import MapMaker, MapRequest, map_request
+from cldm.maps import MapMaker, MapRequest, map_notices, map_request, read_picture
 from cldm.model_files import ModelFiles, find_model
-from cldm.records import FileHashes, Record, Runtime, WeightsFile, save_png
-from cldm.settings import Limit, Settings, with_whole_numbers
+from cldm.records import FileHashes, Record, Runtime, WeightsFile, changes_since, check_kept, save_png, save_shown
+from cldm.settings import LIMITS, PAGE_LIMITS, Limit, Settings, checked_number, with_whole_numbers
 from cldm.starts import read_start
 
 _RESOLUTIONS = Limit(256, 768, True)
 _MINIATURE_RESOLUTIONS = Limit(64, 256, True)
+_ALL_RESOLUTIONS = Limit(64, 2048, True)
 _RUNS_KEPT = 16  # folders of PNGs; the page has copies of its own by then
+
+MOST_UPLOADED = 64 * 2**20
+"""Pixels of a visitor's picture: decoded, they take up to four bytes each, several times over."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +80,20 @@ class Runner:
         demo: The app.
         machine: What it runs on.
         further: Controls beside the app's own, of all jobs.
+        for_page: Whether jobs come from visitors, who are held to what the page has: its limits of the settings and
+            the resolution, and pictures of up to 64 megapixels.
     """
 
-    def __init__(self, demo: Demo, machine: Machine | None = None, further: Sequence[Further] = ()):
+    def __init__(
+        self, demo: Demo, machine: Machine | None = None, further: Sequence[Further] = (), *, for_page: bool = True
+    ):
         self.demo = demo
         self.machine = Machine() if machine is None else machine
-        self.maps = MapMaker(demo, self.machine.device, self.machine.detector)
+        self.maps = MapMaker(demo, self.machine.device, self.machine.detector, self.machine.save_memory)
         self.further = tuple(further)
-        self._further_maps = [each.maker(self.machine.device) for each in further]
+        self.hashes = FileHashes()
+        self._for_page = for_page
+        self._further_maps = [each.maker(self.machine.device, self.machine.save_memory) for each in further]
         self._lock = Lock()
         self._files: ModelFiles | None = None
         self._loaded: _Loaded | None = None
@@ -124,10 +133,11 @@ class Runner:
         except (OSError, ValueError):
             return Settings(), 512, _RESOLUTIONS
         limits = _RESOLUTIONS if files.resolution >= _RESOLUTIONS.lowest else _MINIATURE_RESOLUTIONS
+        limits = limits if self._for_page else _ALL_RESOLUTIONS
         return files.settings, int(min(files.resolution, limits.highest)), limits
 
-    def preview(self, values: Mapping[str, Any]) -> Path:
-        """A PNG of the control map that `run` would follow, as people see it.
+    def preview(self, values: Mapping[str, Any]) -> Pictures:
+        """The control map that `run` would follow, as people see it.
 
         Args:
             values: As for `run`.
@@ -137,7 +147,9 @@ class Runner:
             FileNotFoundError: If the detector's file is missing.
         """
         request = self._map_request(values)
-        return self._shown(self.new_folder(), self.maps.make(read_upload(values.get("image")), request))
+        control_map = self.maps.make(self._picture(values, request), request)
+        notices = map_notices(self.demo, control_map, request.is_map)
+        return Pictures(self._shown(self.new_folder(), control_map), [], notices=notices)
 
     def run(self, values: Mapping[str, Any], tell: Tell = lambda update: None) -> Pictures:
         """Make a control map of an image and images of the map.
@@ -153,8 +165,10 @@ class Runner:
             FileNotFoundError: If a file of weights is missing.
             FloatingPointError: If the model gave no image.
         """
-        settings, request = _settings(values), self._map_request(values)
-        picture = read_upload(values.get("image"))
+        settings, request = self._settings(values), self._map_request(values)
+        prompt = str(values.get("prompt") or "")
+        check_kept(prompt, settings, 1 + len(self.further))
+        picture = self._picture(values, request)
         tell(Update(0.0, "Making the control map"))
         control_map = self.maps.make(picture, request)
         maps = [Mapped(self.demo, control_map, request, share_of(values)), *self._mapped_beside(picture, request)]
@@ -167,16 +181,15 @@ class Runner:
             tell(Update(0.0, "Starting", shown))
             from cldm.pipeline import generate  # slow to import, so not before the first run
 
-            prompt = str(values.get("prompt") or "")
+            told = _Told(tell, shown, settings, loaded.colours)
             controls = [mapped.control(model) for mapped, model in zip(maps, [0, *loaded.places], strict=True)]
             result = generate(
                 loaded.model,
                 controls,
                 prompt,
                 settings,
-                progress=lambda done, steps, z: tell(
-                    Update(done / (steps + 1), f"Step {done} of {steps}", shown, loaded.colours(z))
-                ),
+                progress=told.step,
+                decoded=told.decoded,
                 **start.arrays(),
             )
             tell(Update(1.0, "Saving", shown))
@@ -185,13 +198,38 @@ class Runner:
         record = replace(record, **start.pngs())
         folder = self.new_folder()  # not before, since others' previews may be many meanwhile
         images = self._saved(folder, result.images, result.seeds, record)
-        return Pictures(self._shown(folder, control_map), images, result.seeds, result.notices)
+        beforehand = [notice for m in maps for notice in map_notices(m.demo, m.map, m.request.is_map)]
+        notices = (*beforehand, *start.notices, *result.notices)
+        return Pictures(self._shown(folder, control_map), images, result.seeds, notices)
 
-    def weights(self) -> set[str]:
-        """SHA-256 of the model's files; empty before it is loaded."""
-        if self._loaded is None:
-            return set()
-        return {file.sha256 for file in self._loaded.hashes.result()}
+    def changes_since(self, record: Record) -> list[str]:
+        """What of this app's files and machine is not as when an image was made, a sentence each; nothing is loaded.
+
+        Files that nobody has hashed yet are told apart by their names and sizes.
+        """
+        try:
+            files, here = self.files(), self.hashes.known
+            now = replace(
+                record,
+                weights=tuple(map(here, files.checkpoints)),
+                control_weights=(),
+                config=here(files.config),
+                runtime=self._runtime(),
+            )
+        except (OSError, ValueError):  # which the page says of itself
+            return []
+        return changes_since(record, now)
+
+    def _runtime(self) -> Runtime:
+        """The model's, or what it will be."""
+        if self._loaded is not None:
+            return self._loaded.runtime
+        from cldm.loading import choose_precision  # slow to import, so not before it is needed
+        from ldm.util import choose_device
+
+        device = choose_device(self.machine.device)
+        flags = {"save_memory": self.machine.save_memory, "compile": self.machine.compile}
+        return Runtime.here(device, choose_precision(self.machine.precision, device), **flags)
 
     def new_folder(self) -> Path:
         """For the files of one job; those of the oldest are removed."""
@@ -222,11 +260,21 @@ class Runner:
             self._loaded = _Loaded(
                 model,
                 LatentColours(model.ldm),
-                FileHashes().begin([*files.checkpoints, *beside, files.config]),
+                self.hashes.begin([*files.checkpoints, *beside, files.config]),
                 Runtime.here(model.device, dtype, **flags),
                 places,
             )
         return self._loaded
+
+    def _settings(self, values: Mapping[str, Any]) -> Settings:
+        given = with_whole_numbers({f.name: values[f.name] for f in fields(Settings) if f.name in values})
+        for name, limit in (PAGE_LIMITS if self._for_page else LIMITS).items():
+            if name in given:
+                checked_number(name, given[name], limit)
+        return Settings(**given)
+
+    def _picture(self, values: Mapping[str, Any], request: MapRequest) -> np.ndarray | Drawing:
+        return read_upload(values.get("image"), MOST_UPLOADED if self._for_page else None, request.is_map)
 
     def _map_request(self, values: Mapping[str, Any]) -> MapRequest:
         _, default, limits = self.defaults()
@@ -253,12 +301,12 @@ class Runner:
             control_weights=tuple(weights[own:]),
             config=config,
             runtime=loaded.runtime,
+            pooled=loaded.model.pooled,
         )
 
     def _shown(self, folder: Path, control_map: np.ndarray) -> Path:
-        path = folder / f"{self.demo.name}_map.png"
-        Image.fromarray(self.demo.preview(self.demo.network(control_map))).save(path)
-        return path
+        brought = self.demo.network(control_map)
+        return save_shown(folder / f"{self.demo.name}_map.png", self.demo.preview(brought), brought)
 
     def _saved(self, folder: Path, images: list[np.ndarray], seeds: list[int], record: Record) -> list[Path]:
         return [
@@ -267,17 +315,34 @@ class Runner:
         ]
 
 
-def read_upload(given: str | Path | Drawing | None) -> np.ndarray | Drawing:
-    """Pixels of a visitor's picture, as `annotator.images.read_image` has them; a drawing is itself.
+class _Told:
+    """What a generation tells, as updates: steps first, then images as they are decoded."""
+
+    def __init__(self, tell: Tell, shown: Path, settings: Settings, colours: Callable[..., list[np.ndarray]]):
+        self._tell, self._shown, self._images, self._colours = tell, shown, settings.images, colours
+        self._work = settings.steps * len(settings.batches()) + settings.images
+        self._forming: list[np.ndarray] = []
+
+    def step(self, done: int, steps: int, z: Tensor) -> None:
+        self._forming = self._colours(z)
+        self._update(steps - done + self._images, f"Step {done} of {steps}")
+
+    def decoded(self, done: int) -> None:
+        self._update(self._images - done, f"Image {done} of {self._images} decoded")
+
+    def _update(self, left: int, what: str) -> None:
+        self._tell(Update(1 - left / self._work, what, self._shown, self._forming))
+
+
+def read_upload(
+    given: str | Path | Drawing | None, most_pixels: int | None = MOST_UPLOADED, is_map: bool = False
+) -> np.ndarray | Drawing:
+    """Pixels of a visitor's picture, as `cldm.maps.read_picture` has them; a drawing is itself.
 
     Raises:
-        ValueError: If there is none, or it is damaged or no picture.
+        FileNotFoundError: If there is no such file.
+        ValueError: If none is given, or it is damaged, no picture, or larger than `most_pixels`.
     """
     if given is None:
         raise ValueError("expected an image, got none: upload one, then press Run")
-    return given if isinstance(given, Drawing) else read_image(given)
-
-
-def _settings(values: Mapping[str, Any]) -> Settings:
-    given = {f.name: values[f.name] for f in fields(Settings) if f.name in values}
-    return Settings(**with_whole_numbers(given))
+    return given if isinstance(given, Drawing) else read_picture(given, is_map, most_pixels)

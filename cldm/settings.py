@@ -16,6 +16,7 @@ GUESS_MODE_DECAY = 0.825  # of the connections' weights, from the middle block's
 RANDOM_SEED = -1  # stands for a seed that is picked and reported
 SAMPLERS = ("ddim", "dpm++", "unipc")
 _MAX_SEED = 2**32 - 1
+_MOST_IMAGES = 10_000
 _PICKED_BELOW = 2**31  # far enough from the highest seed that every image of a batch has one
 
 
@@ -26,21 +27,36 @@ class Limit(NamedTuple):
     highest: float
     whole: bool
 
+    def allows(self, number: float) -> bool:
+        return self.lowest <= number <= self.highest  # nan is not between any two
+
 
 LIMITS: Mapping[str, Limit] = MappingProxyType(
     {
-        "steps": Limit(1, 100, True),
-        "scale": Limit(0.1, 30.0, False),
+        "steps": Limit(1, 1000, True),
+        "scale": Limit(0.0, 1000.0, False),
         "eta": Limit(0.0, 1.0, False),
-        "strength": Limit(0.0, 2.0, False),
+        "strength": Limit(-1000.0, 1000.0, False),
         "seed": Limit(RANDOM_SEED, _MAX_SEED, True),
-        "images": Limit(1, 12, True),
+        "images": Limit(1, _MOST_IMAGES, True),
+        "batch_size": Limit(0, _MOST_IMAGES, True),
         "denoise": Limit(0.0, 1.0, False),
         "mask_border": Limit(0, 128, True),
         "clip_skip": Limit(0, 12, True),
     }
 )
-"""Of the settings that are numbers, by their names; the apps' sliders have them too."""
+"""Of the settings that are numbers, by their names: for programs, the command line and what is read from an image."""
+
+PAGE_LIMITS: Mapping[str, Limit] = MappingProxyType(
+    {
+        **LIMITS,
+        "steps": Limit(1, 100, True),
+        "scale": Limit(0.1, 30.0, False),
+        "strength": Limit(0.0, 2.0, False),
+        "images": Limit(1, 12, True),
+    }
+)
+"""Of an app's sliders, and of programs that call an app."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +65,16 @@ class Settings:
 
     Attributes:
         steps: Of the sampler.
-        scale: Guidance scale; 1 is no guidance.
+        scale: Guidance scale; 1 is no guidance, 0 follows the negative prompt alone.
         eta: Share of fresh noise at each step: 0 is deterministic DDIM, 1 is DDPM. The other samplers take 0 alone.
-        strength: Weight of the control; 0 is none.
+        strength: Weight of the control; 0 is none, below 0 leads away from the map.
         guess_mode: Let the control lead even without a prompt: the unconditional pass sees no control map, and
             the connections' weights fall off from the middle block outwards.
         cfg_resolution_weighting: The paper's way to keep guidance from drowning the control: the unconditional pass
             sees no control map, and a connection weighs the more, the coarser it is. Not together with guess mode.
         seed: Of the first image; image k has seed + k. -1 picks one at random.
         images: How many.
+        batch_size: How many of them are drawn at once, which takes memory; 0 is all.
         added_prompt: Joined to every prompt by a comma.
         negative_prompt: What guidance leads away from.
         sampler: "ddim", "dpm++" (DPM-Solver++ 2M) or "unipc"; the last two need fewer steps.
@@ -86,10 +103,11 @@ class Settings:
     mask_border: int = 0
     clip_skip: int = 0
     long_prompts: bool = False
+    batch_size: int = 0
 
     def __post_init__(self) -> None:
         for name, limit in LIMITS.items():
-            check_number(name, getattr(self, name), limit)
+            object.__setattr__(self, name, checked_number(name, getattr(self, name), limit))
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
         if self.sampler != "ddim" and self.eta != 0:
@@ -111,6 +129,11 @@ class Settings:
         """A seed for each image; a random start is picked anew at every call."""
         first = secrets.randbelow(_PICKED_BELOW) if self.seed == RANDOM_SEED else self.seed
         return [first + k for k in range(self.images)]
+
+    def batches(self) -> list[range]:
+        """Which images are drawn at once, by their places from 0."""
+        size = self.batch_size or self.images
+        return [range(first, min(first + size, self.images)) for first in range(0, self.images, size)]
 
     @property
     def control_in_both_passes(self) -> bool:
@@ -145,14 +168,17 @@ def with_whole_numbers(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: whole(value) if name in LIMITS and LIMITS[name].whole else value for name, value in values.items()}
 
 
-def check_number(name: str, value: object, limit: Limit) -> None:
-    """Check that a number keeps its limits.
+def checked_number(name: str, value: Any, limit: Limit) -> int | float:
+    """A number that keeps its limits; numpy's and others as Python's own, which can be written as JSON.
 
     Raises:
         ValueError: If it does not, or is no number of the right kind.
     """
     kind = numbers.Integral if limit.whole else numbers.Real
     is_number = isinstance(value, kind) and not isinstance(value, bool)
-    if not is_number or not limit.lowest <= value <= limit.highest:  # nan is not between any two
+    if not is_number or not limit.allows(value):
         wanted = "a whole number" if limit.whole else "a number"
         raise ValueError(f"{name} must be {wanted} from {limit.lowest:g} to {limit.highest:.10g}, got {value!r}")
+    if type(value) in (int, float):
+        return value
+    return int(value) if limit.whole else float(value)

@@ -1,5 +1,6 @@
 """The command line."""
 
+import errno
 import json
 import re
 import sys
@@ -182,7 +183,7 @@ def test_every_app_is_a_control():
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["in", "--control", "hed"], "hed: the detector's file .* run `python tool_download.py hed`"),
+        (["in", "--control", "hed"], "hed: the detector's file .* run `python tool_download.py hed --to .*/none`"),
         (["in", "--control", "fog"], r"2 jobs of fog: control must be one of canny, .* or none, got 'fog'"),
         (["in"], "error: expected the name of a control for in"),
         (
@@ -190,12 +191,15 @@ def test_every_app_is_a_control():
             "error: images and results would be in the same folder, in; give",
         ),
         (["in", "in", "--control", "canny"], "error: expected one image, folder or .jsonl of jobs, got 2: in, in"),
-        (["--control", "canny"], "error: expected one image, folder or .jsonl of jobs, got 0"),
+        (
+            ["--control", "canny"],
+            "error: expected one image, folder or .jsonl of jobs, got none; --checkpoint took .*: ",
+        ),
         (["absent", "--control", "canny"], "error: no file or folder at absent"),
         (["in", "--control", "canny", "warmth=3"], "in/small.png: canny has no setting warmth; it has added_prompt"),
         (
             ["in", "--control", "canny", "steps=all"],
-            "in/small.png: steps must be a whole number from 1 to 100, got 'all'",
+            "in/small.png: steps must be a whole number from 1 to 1000, got 'all'",
         ),
         (
             ["steps=3", "--again", "in/small.png"],
@@ -209,6 +213,58 @@ def test_mistakes_are_one_line(run, tmp_path, capsys, arguments, complaint):
     said = capsys.readouterr().err
     assert re.search(complaint, said), said
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_source_that_became_a_checkpoint_is_named(run, capsys):
+    flags = ["--device", "cpu", "--checkpoint", "base.ckpt", "in/small.png"]
+    assert run("--control", "canny", "--out", "out", flags=flags) == 1
+    told = "got none; --checkpoint took base.ckpt, in/small.png: name the source before it, or a flag between them"
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stop", "said"),
+    [
+        (KeyboardInterrupt(), "Stopped; the same command goes on where out was left."),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "error: cannot write results to out: No space left on device",
+        ),
+    ],
+)
+def test_a_run_that_ends_early_says_what_was_done_and_what_could_not_be(run, tmp_path, monkeypatch, capsys, stop, said):
+    (tmp_path / "in" / "broken.png").write_bytes(b"no image")
+
+    def copy(source: Path, target: Path) -> None:
+        if "tall" in target.name:
+            raise stop
+        target.write_bytes(source.read_bytes())
+
+    monkeypatch.setattr("cldm.jobs.shutil.copyfile", copy)
+    assert run("in", "--control", "canny", "--out", "out", "steps=1", "--prompt", "") == 1
+    told = capsys.readouterr()
+    assert "in/broken.png: cannot read broken.png as an image" in told.err
+    assert told.out == "out: 1 images made, 0 kept, problems: 1\n"
+    assert said in told.err
+
+
+def test_what_no_page_has_is_made_and_made_again(run, tmp_path, capsys):
+    beyond = (
+        "steps=101",
+        "denoise=0.01",
+        "init_image=in/tall.png",
+        "scale=0.05",
+        "strength=2.5",
+        "weight=-3",
+        "seed=2",
+    )
+    assert run("in/small.png", "--control", "canny", "--out", "out", *beyond, "images=13", "batch_size=6") == 0
+    images = sorted((tmp_path / "out").iterdir())
+    assert len(images) == 13
+    settings = read_record(images[0]).settings
+    assert (settings.steps, settings.scale, settings.strength, settings.batch_size) == (101, 0.05, 2.5, 6)
+    assert run("--again", str(images[3]), str(images[12]), "--out", "again", flags=[]) == 0
+    assert capsys.readouterr().out.count("the same bytes as") == 2
 
 
 def test_what_has_nothing_to_make_it_again_from_is_said(run, tmp_path, capsys):

@@ -1,8 +1,9 @@
 """What a saved image was made of, kept in the image's own file."""
 
+from cldm.records.changes import changes_since
 from cldm.records.hashes import FileHashes
-from cldm.records.png import NoRecordError, pixels_of, png_of, read_record, save_png
-from cldm.records.record import ControlMap, Record, Runtime, WeightsFile
+from cldm.records.png import NoRecordError, map_shown, pixels_of, png_of, read_record, save_png, save_shown
+from cldm.records.record import ControlMap, Record, Runtime, WeightsFile, check_kept
 
 __all__ = [
     "ControlMap",
@@ -11,8 +12,12 @@ __all__ = [
     "Record",
     "Runtime",
     "WeightsFile",
+    "changes_since",
+    "check_kept",
+    "map_shown",
     "pixels_of",
     "png_of",
     "read_record",
     "save_png",
+    "save_shown",
 ]

@@ -50,15 +50,27 @@ class FileHashes:
         Raises:
             OSError: If it cannot be read.
         """
+        if (known := self.known(path)).sha256:
+            return known
+        path = Path(path).resolve()
+        state = _state(path)
+        with path.open("rb") as file:
+            noted = {**state, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        if _state(path) == state:  # nobody wrote to it meanwhile
+            self._note(path, noted)
+        return WeightsFile(known.name, noted["bytes"], noted["sha256"])
+
+    def known(self, path: str | Path) -> WeightsFile:
+        """As `of`, without reading the file: the hash is empty if it is not noted.
+
+        Raises:
+            OSError: If there is no such file.
+        """
         name, path = Path(path).name, Path(path).resolve()  # a hub's cache has links to files named by their hashes
         state = _state(path)
         noted = self._noted().get(str(path), {})
-        if {name: noted.get(name) for name in state} != state:
-            with path.open("rb") as file:
-                noted = {**state, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-            if _state(path) == state:  # nobody wrote to it meanwhile
-                self._note(path, noted)
-        return WeightsFile(name, noted["bytes"], noted["sha256"])
+        is_current = {key: noted.get(key) for key in state} == state
+        return WeightsFile(name, state["bytes"], noted["sha256"] if is_current else "")
 
     def find(self, wanted: WeightsFile, folders: Sequence[Path] = ()) -> Path | None:
         """A file of that content: where it was last seen, or else in folders, under any name.

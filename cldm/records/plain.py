@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from cldm.records.record import ControlMap, Record, Runtime, WeightsFile
+import numpy as np
+
+from cldm.records.record import MOST_TEXT, ControlMap, Record, Runtime, WeightsFile
 from cldm.settings import Settings
 
 FORMAT = 1  # to be raised when older versions would misread what is written
-_MOST_TEXT = 20_000  # characters of one text
 _MOST_ENTRIES = 100  # of one mapping or list
-_MOST_CONTROLS = 16
 _LONGEST_SIDE = 4096
 
 PngChunks = dict[str, bytes]
@@ -32,8 +32,13 @@ def to_json(record: Record) -> tuple[str, PngChunks]:
         control["png"] = f"control-{i}"
     plain["init_image"] = None if record.init_image is None else "init-image"
     plain["mask"] = None if record.mask is None else "mask"
+    if not record.pooled:
+        del plain["pooled"]  # older versions read the record too
     plain["pictures"] = {name: hashlib.sha256(png).hexdigest() for name, png in pictures.items()}
-    return json.dumps(plain, ensure_ascii=False, sort_keys=True, allow_nan=False, indent=1), pictures
+    if not record.settings.batch_size:
+        del plain["settings"]["batch_size"]
+    text = json.dumps(plain, ensure_ascii=False, sort_keys=True, allow_nan=False, indent=1, default=_of_numpy)
+    return text, pictures
 
 
 def from_json(text: str, pictures: Mapping[str, bytes]) -> Record:
@@ -77,10 +82,9 @@ def from_json(text: str, pictures: Mapping[str, bytes]) -> Record:
         "control_weights": tuple(_file(file) for file in fields.take("control_weights", list)),
         "config": _optional(_file, fields.take("config", dict, None)),
         "runtime": _optional(_runtime, fields.take("runtime", dict, None)),
+        "pooled": _places(fields.take("pooled", list)) if "pooled" in plain else (),
     }
     fields.nothing_left()
-    if len(record["controls"]) > _MOST_CONTROLS:
-        raise ValueError(f"expected at most {_MOST_CONTROLS} control maps, got {len(record['controls'])}")
     return Record(**record)
 
 
@@ -100,7 +104,7 @@ class _Fields:
             wanted = " or ".join("nothing" if kind is None else kind.__name__ for kind in kinds)
             raise ValueError(f"{name} of {self._what} must be {wanted}, got {_shown(value)}")
         if isinstance(value, str | list | dict):
-            most = _MOST_TEXT if isinstance(value, str) else _MOST_ENTRIES
+            most = MOST_TEXT if isinstance(value, str) else _MOST_ENTRIES
             if len(value) > most:
                 raise ValueError(f"{name} of {self._what} is too long: {len(value)}, at most {most}")
         return value
@@ -150,6 +154,12 @@ def _size(plain: list[Any]) -> tuple[int, int]:
     return plain[0], plain[1]
 
 
+def _places(plain: list[Any]) -> tuple[int, ...]:
+    if not all(type(place) is int and place >= 0 for place in plain):
+        raise ValueError(f"expected places of ControlNets, got {_shown(plain)}")
+    return tuple(plain)
+
+
 def _runtime(plain: Any) -> Runtime:
     fields = _Fields(plain, "the runtime")
     runtime = Runtime(
@@ -166,7 +176,7 @@ def _runtime(plain: Any) -> Runtime:
 def _scalars(plain: dict[str, Any], what: str) -> dict[str, Any]:
     """A mapping to texts, numbers, True, False and nothing, as it is."""
     for name, value in plain.items():
-        known = isinstance(value, str | int | float | bool | None) and len(str(value)) <= _MOST_TEXT
+        known = isinstance(value, str | int | float | bool | None) and len(str(value)) <= MOST_TEXT
         if not known or (isinstance(value, float) and not math.isfinite(value)):
             raise ValueError(f"{name!r} of {what} must be a text, a number, true, false or null, got {_shown(value)}")
     return plain
@@ -179,6 +189,13 @@ def _tuples(value: Any) -> Any:
 
 def _optional(read: Callable[[Any], Any], value: Any) -> Any:
     return None if value is None else read(value)
+
+
+def _of_numpy(value: Any) -> Any:
+    """Python's own number for numpy's, of which there may be some in options and sizes."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a record holds texts, numbers, True, False and None, got {type(value).__name__}")
 
 
 def _no_number(name: str) -> float:

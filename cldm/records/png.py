@@ -7,6 +7,7 @@ what they show; private chunks are dropped by almost all. One more, "parameters"
 
 import base64
 import binascii
+import hashlib
 import io
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from cldm.records.record import Record
 from cldm.weights.saving import check_free, written_whole
 
 CHUNK = "controlnet"
+_SHOWN = f"{CHUNK}-shown-map"
 _SAMPLERS = {"ddim": "DDIM", "dpm++": "DPM++ 2M", "unipc": "UniPC"}  # as other programs call them
 _MOST_BYTES = 256 * 2**20  # of a file
 _MOST_PICTURES = 60 * 2**20  # characters; Pillow refuses files with more than 64 MiB of text
@@ -99,6 +101,46 @@ def read_record(source: str | Path | bytes) -> Record:
         return from_json(chunks[CHUNK], pictures)
     except (ValueError, binascii.Error) as error:
         raise ValueError(f"cannot read what {name} says about how it was made: {error}") from error
+
+
+def save_shown(path: str | Path, shown: np.ndarray, control_map: np.ndarray) -> Path:
+    """Write a control map as people see it; where that is not the map itself, the file has the map too.
+
+    Args:
+        path: Of the file.
+        shown: uint8 RGB, (h, w, 3), such as the map inverted.
+        control_map: As people bring one, likewise.
+
+    Returns:
+        `path`.
+    """
+    info = PngInfo()
+    if not np.array_equal(shown, control_map):
+        encoded = base64.b64encode(png_of(control_map)).decode("ascii")
+        info.add_text(_SHOWN, f"{_hash(shown)} {encoded}")
+    Image.fromarray(shown).save(path, format="PNG", pnginfo=info)
+    return Path(path)
+
+
+def map_shown(path: str | Path, shown: np.ndarray) -> np.ndarray | None:
+    """The control map that a file of `save_shown` has, uint8 RGB (h, w, 3).
+
+    Args:
+        path: Of any file with a picture.
+        shown: Its pixels.
+
+    Returns:
+        None if there is no map in it, or the picture was changed afterwards.
+    """
+    try:
+        made_of, _, encoded = _texts(_content(path, str(path)), str(path)).get(_SHOWN, "").partition(" ")
+        return pixels_of(base64.b64decode(encoded, validate=True)) if made_of == _hash(shown) else None
+    except ValueError:
+        return None
+
+
+def _hash(pixels: np.ndarray) -> str:
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
 def png_of(pixels: np.ndarray) -> bytes:

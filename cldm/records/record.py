@@ -9,6 +9,22 @@ from cldm.settings import Settings
 
 _PACKAGES = ("controlnet", "torch", "numpy", "opencv-python-headless", "open-clip-torch", "pillow")
 """Ours, and those whose versions change maps, tokens, pixels or files."""
+MOST_TEXT = 20_000  # characters of one text
+MOST_CONTROLS = 16
+
+
+def check_kept(prompt: str, settings: Settings, controls: int) -> None:
+    """Check that a record can be of so much; to be asked before the work on an image.
+
+    Raises:
+        ValueError: If a text is longer than a record keeps, or there are more control maps.
+    """
+    texts = {"prompt": prompt, "added_prompt": settings.added_prompt, "negative_prompt": settings.negative_prompt}
+    for name, text in texts.items():
+        if len(text) > MOST_TEXT:
+            raise ValueError(f"{name} must have at most {MOST_TEXT} characters, got {len(text)}; shorten it")
+    if controls > MOST_CONTROLS:
+        raise ValueError(f"expected at most {MOST_CONTROLS} control maps, got {controls}; leave some out")
 
 
 @dataclass(frozen=True)
@@ -95,9 +111,10 @@ class Record:
         control_weights: Files of ControlNets beside the model's own.
         config: The yaml.
         runtime: See `Runtime`.
+        pooled: Places of the ControlNets whose outputs were averaged over the image, the model's own being 0.
 
     Raises:
-        ValueError: If the image is none of the batch.
+        ValueError: If the image is none of the batch, or there is more than a record keeps, see `check_kept`.
     """
 
     prompt: str
@@ -113,8 +130,10 @@ class Record:
     control_weights: tuple[WeightsFile, ...] = ()
     config: WeightsFile | None = None
     runtime: Runtime | None = None
+    pooled: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        check_kept(self.prompt, self.settings, len(self.controls))
         if not 0 <= self.index < self.batch_size:
             raise ValueError(f"index must be from 0 to {self.batch_size - 1} in a batch of that size, got {self.index}")
         if self.settings.seed < 0 or self.seed < 0:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 import tiny
@@ -58,6 +59,20 @@ def test_an_apps_images_are_made_again_to_the_byte(saved, again, tmp_path):
         assert made.changes == []
         assert save_png(tmp_path / path.name, made.image, made.record).read_bytes() == path.read_bytes()
     assert steps == [1, 2]  # the batch was made once
+
+
+def test_of_images_drawn_in_batches_only_one_batch_is_made_again(folder, again, tmp_path):
+    machine = Machine((str(folder / "control_tiny_canny.safetensors"),), str(folder / "tiny.yaml"), "cpu")
+    Image.fromarray(noise(64, 64, 3)).save(tmp_path / "picture.png")
+    runner = Runner(Demo("Canny", "canny", CannyDetector), machine)
+    pictures = runner.run({"image": tmp_path / "picture.png", "steps": 1, "seed": 8, "images": 5, "batch_size": 2})
+    steps = []
+    for number in (3, 2, 4):
+        record = read_record(pictures.images[number])
+        made = again.make(record, lambda done, total, z: steps.append((done, total, len(z))))
+        path = save_png(tmp_path / f"{number}.png", made.image, made.record)
+        assert path.read_bytes() == pictures.images[number].read_bytes()
+    assert steps == [(1, 1, 2), (1, 1, 1)]
 
 
 def test_threads_are_those_of_the_first_time(saved, again):
@@ -126,6 +141,24 @@ def test_a_folder_stands_for_the_weights_in_it(folder, saved, hashes, tmp_path):
     assert np.array_equal(made.image, np.asarray(Image.open(saved[0])))
 
 
+def test_averaged_outputs_are_averaged_again_though_the_yaml_beside_the_file_is_gone(folder, saved, hashes, tmp_path):
+    shutil.copy(folder / "control_tiny_canny.safetensors", tmp_path / "shuffle.safetensors")
+    told = OmegaConf.load(folder / "tiny.yaml")
+    told.model.params.global_average_pooling = True
+    OmegaConf.save(told, tmp_path / "shuffle.yaml")
+    machine = Machine((str(tmp_path / "shuffle.safetensors"),), str(folder / "tiny.yaml"), "cpu")
+    runner = Runner(Demo("Canny", "canny", CannyDetector), machine)
+    values = {"image": folder / "picture.png", "prompt": "a bird", "steps": 2, "seed": 8}
+    (path,) = runner.run(values).images
+    record = read_record(path)
+    assert record.pooled == (0,)
+    (tmp_path / "shuffle.yaml").unlink()
+    again = Again(Source(folder=folder), hashes)
+    assert np.array_equal(again.make(record).image, np.asarray(Image.open(path)))
+    plain = again.make(replace(record, pooled=())).image
+    assert not np.array_equal(plain, np.asarray(Image.open(path)))
+
+
 def test_the_machines_flags_are_the_records_unless_the_source_has_others(folder, saved, hashes):
     record = read_record(saved[0])
     made = Again(Source(folder=folder, save_memory=True), hashes).make(record)
@@ -167,8 +200,8 @@ def with_share(record: Record, **share: object) -> Record:
             "a control has colour, unknown",
         ),
         (
-            lambda r: replace(r, controls=(replace(r.controls[0], share={"weight": 9}),)),
-            "weight must be a number from 0",
+            lambda r: replace(r, controls=(replace(r.controls[0], share={"weight": 9000}),)),
+            "weight must be a number from -1000",
         ),
     ],
 )

@@ -34,10 +34,16 @@ def test_a_map_alone_is_one_control_and_none_is_none():
     assert as_controls(control) == as_controls([control]) == as_controls((control,)) == [control]
 
 
+def test_weights_may_be_any_and_numpys_numbers_become_pythons():
+    assert Control(MAP, weight=-2.5).weight == -2.5
+    control = Control(MAP, weight=np.float32(0.5), end=np.float64(0.5), model=np.int64(1))
+    assert [type(value) for value in (control.weight, control.end, control.model)] == [float, float, int]
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"weight": 2.5}, "weight must be a number from 0 to 2, got 2.5"),
+        ({"weight": float("inf")}, "weight must be a number from -1000 to 1000, got inf"),
         ({"start": -0.1}, "start must be a number from 0 to 1"),
         ({"end": 1.1}, "end must be a number from 0 to 1"),
         ({"start": 0.5, "end": 0.5}, "must start before it ends, got start 0.5 and end 0.5"),

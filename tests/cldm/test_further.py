@@ -172,3 +172,11 @@ def test_what_is_missing_or_unknown_is_said_before_the_work(tmp_path):
     assert "python tool_download.py hed" in Runner(DEMO, further=[by_detector]).missing_beside()
     by_map = Further(hed, detector=str(tmp_path), values={"is_map": True})
     assert Runner(DEMO, further=[by_map]).missing_beside() == ""
+
+
+def test_detectors_are_told_to_save_memory(monkeypatch):
+    told = []
+    monkeypatch.setattr("cldm.runner.MapMaker", lambda demo, *machine: told.append(machine))
+    monkeypatch.setattr("cldm.further.MapMaker", lambda demo, *machine: told.append(machine))
+    Runner(DEMO, Machine(device="cpu", save_memory=True), [Further(DEMO)])
+    assert told == [("cpu", None, True)] * 2

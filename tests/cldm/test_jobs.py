@@ -1,6 +1,8 @@
 """Jobs from images, folders and files of lines, and what a folder of results has of them."""
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -10,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from annotator.canny import CannyDetector
 from annotator.hed import HEDdetector
 from cldm.apps import Demo, Slider
 from cldm.further import Further
-from cldm.jobs import Job, Problem, jobs_from, names_of, run_jobs
+from cldm.jobs import Job, OutputError, Problem, Report, jobs_from, names_of, run_jobs
 from cldm.records import pixels_of, read_record
 from cldm.runner import Machine, Runner
 from cldm.starts import DENOISE
@@ -220,7 +223,7 @@ def test_a_job_too_large_for_the_memory_is_listed_and_the_rest_done(runner, fold
     monkeypatch.setattr(runner, "run", large)
     report = run(folder, tmp_path / "out", runner, steps=1)
     assert report.made == 1
-    reason = "out of memory: ask for fewer images or a lower resolution"
+    reason = "out of memory: draw fewer images at once (batch_size=1), or ask for a lower resolution"
     assert report.problems == [Problem(str(folder / "a.png"), reason)]
 
 
@@ -240,17 +243,85 @@ def test_results_are_not_put_among_the_images(folder):
     assert len(jobs_from(folder, "canny", QUICK, folder / "out")[0]) == 2
 
 
-def test_controlnets_of_several_diffusers_folders_have_results_of_their_own(machine, folder, tmp_path):
-    made = 0
-    for name in ("one", "two", "two"):
-        (tmp_path / name).mkdir(exist_ok=True)
-        shutil.copy(machine.checkpoints[0], tmp_path / name / "diffusion_pytorch_model.safetensors")
-        of_folder = Runner(DEMO, replace(machine, checkpoints=(str(tmp_path / name),)))
-        made += run(folder / "a.png", tmp_path / "out", of_folder, **QUICK, seed=1).made
-    assert made == 2
-    beside = [Further(DEMO, str(tmp_path / name)) for name in ("one", "two")]
-    made = [run(folder / "a.png", tmp_path / "out", Runner(DEMO, machine, [f]), **QUICK, seed=1).made for f in beside]
-    assert made == [1, 1]
+def test_results_of_other_weights_are_made_anew_and_those_of_moved_ones_kept(machine, folder, tmp_path):
+    weights = load_file(machine.checkpoints[0])
+    files = {name: tmp_path / name / "diffusion_pytorch_model.safetensors" for name in ("one", "two", "copy of two")}
+    for name, file in files.items():
+        file.parent.mkdir()
+        save_file({**weights, "logvar": weights["logvar"] + (name == "one")}, file)  # of one size
+
+    def made(name: str) -> tuple[int, int]:
+        own, beside = str(files[name].parent), [Further(DEMO, str(files[name].parent))]
+        runners = Runner(DEMO, replace(machine, checkpoints=(own,))), Runner(DEMO, machine, beside)
+        return tuple(run(folder / "a.png", tmp_path / "out", r, **QUICK, seed=1).made for r in runners)
+
+    assert [made(name) for name in files] == [(1, 1), (1, 1), (0, 0)]
+    shutil.copyfile(files["one"], files["two"])  # another state of one training
+    os.utime(files["two"], ns=(1, 1))
+    assert made("two") == (0, 0)
+    save_file({**weights, "logvar": weights["logvar"] + 2}, files["two"])
+    assert made("two") == (1, 1)
+
+
+def test_how_many_are_drawn_at_once_is_no_other_wish(runner, folder, tmp_path):
+    values = {**QUICK, "seed": 1, "images": 3}
+    assert run(folder / "a.png", tmp_path / "out", runner, **values, batch_size=2).made == 3
+    records = [read_record(path) for path in sorted((tmp_path / "out").iterdir())]
+    assert [record.settings.batch_size for record in records] == [2, 2, 2]
+    assert run(folder / "a.png", tmp_path / "out", runner, **values).kept == 3
+
+
+def test_a_folder_that_takes_no_results_ends_the_run_before_the_first_job(runner, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "run", lambda *_: pytest.fail("computed"))
+    (tmp_path / "results.png").touch()
+
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with pytest.raises(OutputError, match=r"cannot write results to .*results\.png: .*; make room or give another"):
+        run(folder, tmp_path / "results.png", runner)
+    monkeypatch.setattr("cldm.jobs.tempfile.TemporaryFile", read_only)
+    with pytest.raises(OutputError, match=r"cannot write results to .*out: Read-only file system"):
+        run(folder, tmp_path / "out", runner)
+
+
+def test_a_full_disk_ends_the_run_and_what_was_made_is_kept(runner, folder, tmp_path, monkeypatch):
+    copied = []
+
+    def copy(source: Path, target: Path) -> None:
+        if copied:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        copied.append(target.write_bytes(source.read_bytes()))
+
+    monkeypatch.setattr("cldm.jobs.shutil.copyfile", copy)
+    report = Report()
+    jobs, _ = jobs_from(folder, "canny", {"steps": 1, "images": 2}, tmp_path / "out")
+    with pytest.raises(OutputError, match=r"No space left on device; .*What was made is kept"):
+        run_jobs(jobs, tmp_path / "out", lambda control: runner, report=report)
+    assert (report.made, report.problems, len(made(tmp_path / "out"))) == (1, [], 1)
+    monkeypatch.undo()
+    report = run_jobs(jobs, tmp_path / "out", lambda control: runner)
+    assert (report.made, report.kept) == (3, 1)
+
+
+def test_a_result_that_cannot_be_written_by_its_name_is_listed(runner, folder, tmp_path):
+    file = write_lines(folder, {"image": "a.png", **QUICK, "name": "x" * 300}, {"image": "a.png", **QUICK})
+    report = run(file, tmp_path / "out", runner)
+    assert report.made == 1
+    assert "too long" in report.problems[0].reason
+
+
+def test_results_of_averaged_outputs_have_names_of_their_own(machine, folder, tmp_path):
+    file = Path(shutil.copy(machine.checkpoints[0], tmp_path / "control.safetensors"))
+    made = []
+    for told in ("{}", "{model: {params: {control_stage_config: {}, global_average_pooling: true}}}"):
+        file.with_suffix(".yaml").write_text(told)
+        for runner in (
+            Runner(DEMO, replace(machine, checkpoints=(str(file),))),
+            Runner(DEMO, machine, [Further(DEMO, str(file))]),
+        ):
+            made.append(run(folder / "a.png", tmp_path / "out", runner, **QUICK, seed=1).made)
+    assert made == [1, 1, 1, 1]
 
 
 def test_impossible_values_of_a_line_are_listed(runner, folder, tmp_path):

@@ -1,10 +1,12 @@
 """Which model an app runs on: the user's, the published one, or the miniature."""
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from cldm.model_files import MINIATURE_SETTINGS, MODELS, find_model
+from annotator.manifest import MODEL_FILES
+from cldm.model_files import APPS_NAMES, CONTROLS, MINIATURE_SETTINGS, MODELS, find_model
 from cldm.settings import Settings
 
 
@@ -44,6 +46,32 @@ def test_one_miniature_for_all_kinds_comes_before_those_of_a_kind(models):
     assert find_model("hed", folder=models).checkpoints[1] == models / "control_mini_hed.safetensors"
     (models / "control_mini.safetensors").touch()
     assert find_model("hed", folder=models).checkpoints[1] == models / "control_mini.safetensors"
+
+
+def test_the_apps_names_are_those_of_the_files_they_take(models):
+    for name in ("control_sd15_mlsd.pth", "control_sd15_scribble.pth"):
+        (models / name).touch()
+    assert find_model("hough", folder=models) == find_model("mlsd", folder=models)
+    assert find_model("hough", folder=models).checkpoints == (models / "control_sd15_mlsd.pth",)
+    assert find_model("fake_scribble", folder=models).checkpoints == (models / "control_sd15_scribble.pth",)
+    assert "`python tool_download.py control_sd15_openpose`" in find_model("pose", folder=models).notice
+
+
+def test_the_names_are_the_manifests_and_the_apps():
+    assert {f"control_sd15_{control}" for control in CONTROLS} == {name for name in MODEL_FILES if "control" in name}
+    root = MODELS.parent
+    apps = {path.stem.removeprefix("gradio_").removesuffix("2image") for path in root.glob("gradio_*2image.py")}
+    taken = {name: import_module(f"gradio_{name}2image").demo.control for name in apps}
+    assert {name: control for name, control in taken.items() if name != control} == APPS_NAMES
+
+
+def test_an_unknown_kind_is_an_error_unless_it_has_a_model(models):
+    with pytest.raises(
+        ValueError, match=r"one of canny, depth, .*hough.*, got 'poses'.*control_sd15_poses.safetensors"
+    ):
+        find_model("poses", folder=models)
+    (models / "control_sd15_poses.safetensors").touch()
+    assert find_model("poses", folder=models).checkpoints == (models / "control_sd15_poses.safetensors",)
 
 
 def test_else_an_error_that_says_what_to_put_where(models):

@@ -119,6 +119,51 @@ def test_image_k_of_a_batch_can_be_made_again_alone(model, edges, changes):
         assert_same_image(image, generate(model, edges, "a bird", changed(seed=seed, **changes)).images[0])
 
 
+@pytest.mark.parametrize("changes", [{}, {"eta": 1.0, "guess_mode": True}, {"sampler": "unipc"}])
+def test_images_drawn_in_batches_are_those_drawn_at_once(model, edges, changes):
+    at_once = generate(model, edges, "a bird", changed(images=3, **changes))
+    calls = []
+    settings = changed(images=3, batch_size=2, **changes)
+    batches = generate(model, edges, "a bird", settings, lambda done, steps, z: calls.append((done, steps, len(z))))
+    assert batches.seeds == at_once.seeds
+    for one, other in zip(batches.images, at_once.images, strict=True):
+        assert_same_image(one, other)
+    assert calls == [(1, 6, 2), (2, 6, 2), (3, 6, 2), (4, 6, 1), (5, 6, 1), (6, 6, 1)]
+    enough = generate(model, edges, "a bird", changed(images=3, batch_size=3, **changes))
+    assert np.array_equal(enough.images, at_once.images)
+
+
+def test_a_part_of_an_image_is_repainted_in_batches_too(model, edges, photo):
+    mask = np.zeros((64, 128), np.uint8)
+    mask[:, 64:] = 255
+    settings = changed(images=3, steps=4, denoise=0.5)
+    at_once, batches = (
+        generate(model, edges, "a bird", replace(settings, batch_size=size), image=photo, mask=mask).images
+        for size in (0, 1)
+    )
+    for one, other in zip(batches, at_once, strict=True):
+        assert_same_image(one, other)
+
+
+def test_the_schedules_steps_and_a_negative_weight_are_possible(model, edges):
+    calls = []
+    generate(model, edges, "", changed(steps=1000, denoise=0.002), lambda *call: calls.append(call[:2]), image=edges)
+    assert calls == [(1, 2), (2, 2)]
+    assert differs(*(generate(model, edges, "", changed(strength=weight)).images[0] for weight in (-1, 1)))
+
+
+def test_what_acts_in_no_whole_step_is_said(model, edges, photo):
+    never = Control(edges, end=0.3)
+    (notice,) = generate(model, never, "", QUICK).notices
+    assert notice.startswith("The control had no effect: from 0 to 0.3 of 3 steps there is not one whole step.")
+    (notice,) = generate(model, [Control(edges), replace(never, model=0)], "", QUICK).notices
+    assert notice.startswith("Control 1, counted from 0, had no effect")
+    (notice,) = generate(model, edges, "", changed(denoise=0.3), image=photo).notices
+    assert notice.startswith("Nothing of the image was changed: denoise = 0.3 of 3 steps is not one whole step.")
+    assert generate(model, never, "", changed(denoise=0.0), image=photo).notices == ()
+    assert generate(model, replace(never, end=0.34), "", QUICK).notices == ()
+
+
 def test_same_settings_same_bytes_whatever_was_generated_between(model, edges):
     first = generate(model, edges, "a bird", QUICK).images[0]
     torch.manual_seed(99)
@@ -165,6 +210,18 @@ def test_progress_is_told_of_every_step_and_can_end_the_generation(model, edges,
 
     with pytest.raises(KeyboardInterrupt, match="1"):
         generate(model, edges, "", settings, progress=stop)
+
+
+def test_decoded_images_are_told_and_can_end_the_generation(model, edges):
+    told = []
+    generate(model, edges, "", changed(steps=1, images=3), decoded=told.append)
+    assert told == [1, 2, 3]
+
+    def stop(done):
+        raise KeyboardInterrupt(done)
+
+    with pytest.raises(KeyboardInterrupt, match="1"):
+        generate(model, edges, "", changed(steps=1, images=3), decoded=stop)
 
 
 def test_an_image_that_is_no_number_is_an_error_with_advice(edges):

@@ -3,9 +3,10 @@
 from dataclasses import FrozenInstanceError
 from fractions import Fraction
 
+import numpy as np
 import pytest
 
-from cldm.settings import LIMITS, SAMPLERS, Settings, whole, with_whole_numbers
+from cldm.settings import LIMITS, PAGE_LIMITS, SAMPLERS, Settings, whole, with_whole_numbers
 
 
 def test_defaults_are_the_published_apps():
@@ -31,6 +32,30 @@ def test_limits_themselves_are_allowed_and_what_is_beyond_is_refused(name):
     if whole:
         with pytest.raises(ValueError, match=f"{name} must be a whole number"):
             Settings(**{name: lowest + 0.5})
+
+
+def test_programs_may_go_beyond_the_pages_sliders_but_never_the_other_way_round():
+    settings = Settings(steps=1000, scale=0.0, strength=-2.5, images=100)
+    beyond = [name for name, limit in PAGE_LIMITS.items() if not limit.allows(getattr(settings, name))]
+    assert beyond == ["steps", "scale", "strength", "images"]
+    assert PAGE_LIMITS.keys() == LIMITS.keys()
+    for name, limit in PAGE_LIMITS.items():
+        assert LIMITS[name].allows(limit.lowest), name
+        assert LIMITS[name].allows(limit.highest), name
+
+
+def test_numpys_numbers_become_pythons():
+    given = {"steps": np.int64(3), "scale": np.float32(7.5), "seed": np.uint32(5), "eta": Fraction(1, 2)}
+    settings = Settings(**given)
+    assert settings == Settings(steps=3, scale=7.5, seed=5, eta=0.5)
+    assert [type(getattr(settings, name)) for name in given] == [int, float, int, float]
+    assert type(Settings(scale=9).scale) is int, "as it was written, or records of the same image would differ"
+
+
+def test_images_are_drawn_all_at_once_or_in_batches():
+    assert Settings(images=5).batches() == [range(5)]
+    assert Settings(images=5, batch_size=2).batches() == [range(2), range(2, 4), range(4, 5)]
+    assert Settings(images=2, batch_size=9).batches() == [range(2)]
 
 
 @pytest.mark.parametrize("name", ["seed", "scale"])

@@ -104,3 +104,11 @@ def test_notes_are_in_the_users_folder_of_caches_or_where_it_is_said(monkeypatch
 def test_an_absent_file_is_an_error_of_its_own(notes, tmp_path):
     with pytest.raises(FileNotFoundError):
         FileHashes(notes).begin([tmp_path / "absent"]).result()
+
+
+def test_what_is_known_is_told_without_reading_the_file(file, notes):
+    hashes = FileHashes(notes)
+    assert hashes.known(file) == WeightsFile("a.ckpt", 7, "")
+    assert hashes.of(file) == hashes.known(file)
+    file.write_bytes(b"others")
+    assert hashes.known(file) == WeightsFile("a.ckpt", 6, "")

@@ -21,10 +21,12 @@ from cldm.records import (
     Record,
     Runtime,
     WeightsFile,
+    map_shown,
     pixels_of,
     png_of,
     read_record,
     save_png,
+    save_shown,
 )
 from cldm.records.png import parameters
 from cldm.settings import Settings
@@ -66,6 +68,7 @@ FULL = Record(
     control_weights=(WeightsFile("pose.pth", 13, "a" * 64),),
     config=WeightsFile("cldm.yaml", 900, "12ab" * 16),
     runtime=Runtime("cuda:1", "bfloat16", 2, {"save_memory": True, "tile": None}, {"torch": "2.9"}),
+    pooled=(1,),
 )
 PLAIN = Record("", Settings(seed=0), 0)
 
@@ -123,6 +126,14 @@ def test_the_full_record_has_no_field_at_its_default():
     for thing, but in ((FULL, ()), (FULL.controls[0], ("is_map",)), (FULL.runtime, ())):
         for field in fields(thing):
             assert getattr(thing, field.name) != field.default or field.name in but, field.name
+
+
+def test_a_batch_drawn_at_once_is_kept_as_before_there_were_others(tmp_path):
+    batches = replace(PLAIN, settings=replace(PLAIN.settings, images=4, batch_size=2))
+    assert read_back(batches, tmp_path / "batches.png") == batches
+    assert "batch_size" in Image.open(tmp_path / "batches.png").text["controlnet"]
+    save_png(tmp_path / "plain.png", IMAGE, PLAIN)
+    assert "batch_size" not in Image.open(tmp_path / "plain.png").text["controlnet"]
 
 
 def test_the_same_record_gives_the_same_bytes(tmp_path):
@@ -266,6 +277,7 @@ def test_damaged_texts_are_refused(saved, change, message):
         (lambda r: r["weights"][0].update(name="../../x.ckpt"), "expected a file's name without folders"),
         (lambda r: r["weights"][0].update(sha256="0"), "expected a file's SHA-256"),
         (lambda r: r.update(size=[64, 10**9]), r"expected a size as height and width, got \[64, 1000000000\]"),
+        (lambda r: r.update(pooled=[True]), r"expected places of ControlNets, got \[True\]"),
         (lambda r: r["runtime"].update(code="import os"), "the runtime has 'code', unknown"),
     ],
 )
@@ -303,3 +315,40 @@ def test_a_record_needs_real_seeds_and_a_place_in_its_batch():
         Record("", Settings(), 3)
     with pytest.raises(ValueError, match="index must be from 0 to 0 in a batch of that size, got 1"):
         Record("", Settings(seed=1), 1, index=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"controls": FULL.controls[:1] * 17}, "expected at most 16 control maps, got 17; leave some out"),
+        ({"prompt": "x" * 20_001}, "^prompt must have at most 20000 characters, got 20001; shorten it"),
+        ({"settings": Settings(seed=0, negative_prompt="x" * 20_001)}, "negative_prompt must have at most 20000"),
+    ],
+)
+def test_what_could_not_be_read_back_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(PLAIN, **changes)
+
+
+def test_what_is_just_small_enough_is_read_back(tmp_path):
+    record = replace(PLAIN, prompt="x" * 20_000, controls=FULL.controls[:1] * 16)
+    assert read_back(record, tmp_path / "image.png") == record
+
+
+def test_a_record_without_averaged_controlnets_is_as_older_versions_wrote_it(tmp_path):
+    path = save_png(tmp_path / "image.png", IMAGE, PLAIN)
+    assert "pooled" not in json.loads(Image.open(path).text["controlnet"])
+
+
+def test_a_map_is_kept_in_the_file_that_shows_it_otherwise(tmp_path):
+    control_map = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    inverted = 255 - control_map
+    path = save_shown(tmp_path / "shown.png", inverted, control_map)
+    assert np.array_equal(np.asarray(Image.open(path)), inverted)
+    assert np.array_equal(map_shown(path, inverted), control_map)
+    assert map_shown(path, inverted[::-1]) is None, "changed afterwards"
+    same = save_shown(tmp_path / "same.png", control_map, control_map)
+    assert Image.open(same).text == {}
+    Image.fromarray(control_map).save(tmp_path / "photo.jpg")
+    for other in (same, tmp_path / "photo.jpg"):
+        assert map_shown(other, control_map) is None
