@@ -1,4 +1,4 @@
-# make demo: train and run a ControlNet on this machine. make test: all tests. make check: lint and tests.
+# make demo: train and run a ControlNet on this machine. make test: all but the slow tests. make check: lint and these.
 # The environment is made once, in .venv, and again when what it is made of changes.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)

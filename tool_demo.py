@@ -188,7 +188,7 @@ def main() -> None:
     if not given.short and after < GOAL:
         raise SystemExit(f"error: IoU {after:.3f} is below {GOAL}, which this run should reach; please report it")
     print(
-        "\nNext:\n"
+        "\nNext, after `source .venv/bin/activate` (Windows: .venv\\Scripts\\activate) if make installed it:\n"
         "  python gradio_canny2image.py        an app in your browser, on the miniature until you add weights\n"
         "  python tutorial_dataset.py PATH     check a dataset of your own\n"
         "  README.md, section Train             train a ControlNet for Stable Diffusion on it"
