@@ -63,7 +63,7 @@ class _Unpickler(restricted_pickle.Unpickler):
             size = count * dtype.itemsize
             if size > self._limit:
                 raise EOFError(f"it is shorter than one of its tensors, of {size} bytes")
-            self.storages[key] = UntypedStorage(size), dtype
+            self.storages[key] = UntypedStorage(size)[:], dtype  # a slice stays where it is, unlike a whole one
         storage, dtype = self.storages[key]
         if view is not None:
             _, first, view_count = view

@@ -31,13 +31,15 @@ def test_content_is_as_torch_reads_it(tmp_path):
 
 
 class Stored:
-    """Pickled as a tensor of two numbers, whose storage the file describes as it likes."""
+    """Pickled as a tensor of `size` numbers, whose storage the file describes as it likes."""
 
-    def __init__(self, described: tuple[Any, ...]):
+    def __init__(self, described: tuple[Any, ...], size: int = 2):
         self.described = described
+        self.size = size
 
     def __reduce__(self):
-        return torch._utils._rebuild_tensor_v2, (Described(self.described), 0, (2,), (1,), False, OrderedDict())
+        arguments = Described(self.described), 0, (self.size,), (1,), False, OrderedDict()
+        return torch._utils._rebuild_tensor_v2, arguments
 
 
 class Described(tuple):
@@ -83,6 +85,14 @@ def test_storages_that_are_not_what_the_pickle_says_are_errors(tmp_path, count, 
     stored = Stored(("storage", torch.FloatStorage, "0", "cpu", count, None))
     with pytest.raises((EOFError, pickle.UnpicklingError), match=message):
         legacy_pickle.load(written(tmp_path / "bad.pth", {"x": stored}, keys, data))
+
+
+def test_a_tensor_beyond_its_storage_does_not_move_what_others_view(tmp_path):
+    described = ("storage", torch.FloatStorage, "0", "cpu", 4)
+    content = {"view": Stored((*described, ("1", 0, 2))), "beyond": Stored((*described, None), size=1_000_000)}
+    path = written(tmp_path / "bad.pth", content, ["0"], struct.pack("<q", 1_000_000) + bytes(4_000_000))
+    with pytest.raises(RuntimeError, match="not resizable"):
+        legacy_pickle.load(path)
 
 
 def test_source_code_beside_a_class_is_not_looked_at(tmp_path, monkeypatch):
