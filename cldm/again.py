@@ -12,13 +12,11 @@ import torch
 from cldm.controls import Control
 from cldm.model_files import MODELS, ModelFiles
 from cldm.pipeline import LoadedModel, Progress, generate, load
-from cldm.records import FileHashes, Record, Runtime, WeightsFile, changes_since, pixels_of
+from cldm.records import FLAGS, FileHashes, Record, Runtime, WeightsFile, changes_since, pixels_of
 from cldm.weights.folders import weights_file
 from ldm.util import choose_device
 
 _SHARE = {field.name for field in fields(Control)} - {"map"}
-_DIGITS = 12  # of a hash, in messages
-_FLAGS = ("save_memory", "compile")  # of a `Runtime`, that a model is loaded with
 
 
 @dataclass(frozen=True)
@@ -116,13 +114,13 @@ class Again:
 
     def _flags(self, record: Record) -> dict[str, Any]:
         """The record's, but where the source has others."""
-        others = {name: value for name in _FLAGS if (value := getattr(self._source, name)) is not None}
+        others = {name: value for name in FLAGS if (value := getattr(self._source, name)) is not None}
         return {**(record.runtime.flags if record.runtime else {}), **others}
 
     def _model(self, found: "_Files", record: Record, device: torch.device) -> LoadedModel:
         flags = self._flags(record)
         precision = self._source.precision or (record.runtime.precision if record.runtime else "auto")
-        known = {name: bool(flags.get(name, False)) for name in _FLAGS}
+        known = {name: bool(flags.get(name, False)) for name in FLAGS}
         key = (found, str(device), precision, record.pooled, *known.items())
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = self._batch = None  # before another comes
@@ -205,7 +203,7 @@ def _not_found(file: WeightsFile, folder: Path) -> Path:
     there = f"; {other} is another file of that name" if other.is_file() else ""
     flag = "--config" if file.name.endswith((".yaml", ".yml")) else "--checkpoint"
     raise FileNotFoundError(
-        f"no file here has the content of {file.name} ({file.bytes} bytes, SHA-256 {file.sha256[:_DIGITS]}...), which "
+        f"no file here has the content of {file.name} ({file.bytes} bytes, SHA-256 {file.short_hash}), which "
         f"the image was made with: looked for where such a file was last seen, and in {folder}{there}. Get it, or name "
         f"another with {flag}, which will make another image"
     )

@@ -1,9 +1,6 @@
 """What of files and machine is not as it was when an image was made."""
 
-from cldm.records.record import Record, Runtime, WeightsFile
-
-_DIGITS = 12  # of a hash, in messages
-_FLAGS = ("save_memory", "compile")
+from cldm.records.record import FLAGS, Record, Runtime, WeightsFile
 
 
 def changes_since(then: Record, now: Record) -> list[str]:
@@ -29,8 +26,8 @@ def _differ(then: WeightsFile, here: WeightsFile) -> bool:
 
 
 def _other(then: WeightsFile, here: WeightsFile) -> str:
-    told = f"SHA-256 {here.sha256[:_DIGITS]}..." if here.sha256 else f"{here.bytes} bytes"
-    wanted = f"{then.sha256[:_DIGITS]}..." if here.sha256 else f"{then.bytes} bytes"
+    told = f"SHA-256 {here.short_hash}" if here.sha256 else f"{here.bytes} bytes"
+    wanted = then.short_hash if here.sha256 else f"{then.bytes} bytes"
     return f"{here.name} ({told}) is not {then.name} ({wanted}), which the image was made with"
 
 
@@ -40,6 +37,6 @@ def _other_machine(then: Record, now: Record) -> list[str]:
 
 def _other_runtime(then: Runtime, here: Runtime) -> list[str]:
     facts = [(name, getattr(then, name), getattr(here, name)) for name in ("device", "precision", "threads")]
-    facts += [(name, bool(then.flags.get(name)), bool(here.flags.get(name))) for name in _FLAGS]
+    facts += [(name, bool(then.flags.get(name)), bool(here.flags.get(name))) for name in FLAGS]
     facts += [(name, version, here.versions.get(name, "none")) for name, version in sorted(then.versions.items())]
     return [f"{name}: {before} then, {after} now" for name, before, after in facts if before != after]

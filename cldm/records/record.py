@@ -9,6 +9,9 @@ from cldm.settings import Settings
 
 _PACKAGES = ("controlnet", "torch", "numpy", "opencv-python-headless", "open-clip-torch", "pillow")
 """Ours, and those whose versions change maps, tokens, pixels or files."""
+FLAGS = ("save_memory", "compile")
+"""Of a `Runtime`, that a model is loaded with."""
+
 MOST_TEXT = 20_000  # characters of one text
 MOST_CONTROLS = 16
 
@@ -40,6 +43,11 @@ class WeightsFile:
     name: str
     bytes: int
     sha256: str
+
+    @property
+    def short_hash(self) -> str:
+        """The beginning of the hash, for messages."""
+        return f"{self.sha256[:12]}..."
 
 
 @dataclass(frozen=True)
