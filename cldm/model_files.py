@@ -11,7 +11,10 @@ _PUBLISHED_SETTINGS = Settings()
 MODELS = Path(__file__).resolve().parent.parent / "models"
 CONTROLS = ("canny", "depth", "hed", "mlsd", "normal", "openpose", "scribble", "seg")
 """Kinds of control maps, as published files name them."""
-APPS_NAMES = {"hough": "mlsd", "pose": "openpose", "fake_scribble": "scribble", "scribble_interactive": "scribble"}
+APPS = {kind: kind for kind in CONTROLS} | {"mlsd": "hough", "openpose": "pose"}
+"""What the scripts are named after, by the kind of control."""
+APPS_NAMES = {app: kind for kind, app in APPS.items() if app != kind}
+APPS_NAMES |= {"fake_scribble": "scribble", "scribble_interactive": "scribble"}
 """Of apps that are named otherwise than the file that they take."""
 MINIATURE_SCALE = 2.0  # guidance scale; Stable Diffusion's 9 oversaturates the miniature's colours
 MINIATURE_SETTINGS = Settings(scale=MINIATURE_SCALE, added_prompt="", negative_prompt="")

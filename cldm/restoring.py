@@ -5,12 +5,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from cldm.apps import Demo
+from cldm.model_files import APPS
 from cldm.records import Record, pixels_of, png_of
 from cldm.settings import PAGE_LIMITS, Limit, Settings
-
-_APPS = {name: name for name in ("canny", "hed", "scribble", "seg", "depth", "normal")}
-_APPS |= {"mlsd": "hough", "openpose": "pose"}
-"""What the scripts are named after, by the kind of control."""
 
 OF_START = ("denoise", "mask_border")
 """Settings that say nothing without an image to start from."""
@@ -43,7 +40,7 @@ def restore(demo: Demo, record: Record, resolutions: Limit, shown: set[str], cha
         record: Of the image.
         resolutions: The page's limits.
         shown: Names of the settings that the page has.
-        changes: What of the app's files and machine is not as it was, see `cldm.records.other_files`.
+        changes: What of the app's files and machine is not as it was, see `cldm.records.changes_since`.
 
     Raises:
         ValueError: If this app cannot make such an image; says which program can.
@@ -55,8 +52,8 @@ def restore(demo: Demo, record: Record, resolutions: Limit, shown: set[str], cha
         )
     (control,) = record.controls
     if control.kind not in ("", demo.control, demo.name):
-        known = control.kind in _APPS
-        script = f"start gradio_{_APPS[control.kind]}2image.py" if known else "tool_generate.py makes it again"
+        app = APPS.get(control.kind)
+        script = f"start gradio_{app}2image.py" if app else "tool_generate.py makes it again"
         raise ValueError(
             f"this image was made with a map of the kind {control.kind}, this app is for {demo.control}: {script}"
         )

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from cldm.apps import Demo, Slider, reverse_channels
+from cldm.model_files import APPS
 from cldm.records import ControlMap, Record, WeightsFile, pixels_of, png_of
-from cldm.restoring import _APPS, OF_START, restore
+from cldm.restoring import OF_START, restore
 from cldm.settings import Limit, Settings
 
 MAP = np.random.default_rng(0).integers(0, 256, (128, 192, 3), dtype=np.uint8)
@@ -58,10 +59,10 @@ def test_a_map_comes_back_as_people_bring_it():
 
 def test_the_script_for_another_kind_is_there():
     scripts = {path.stem for path in Path(__file__).parents[2].glob("gradio_*2image.py")}
-    for kind, name in _APPS.items():
+    for kind, name in APPS.items():
         assert f"gradio_{name}2image" in scripts
         assert import_module(f"gradio_{name}2image").demo.control == kind
-    assert {import_module(name).demo.control for name in scripts} == set(_APPS)
+    assert {import_module(name).demo.control for name in scripts} == set(APPS)
 
 
 def test_what_is_not_as_it_was_is_said():
